@@ -1,0 +1,5 @@
+"""The one error of ours that a user sees; imports nothing, so that the command line starts fast."""
+
+
+class UserError(Exception):
+    """Bad input: one sentence that says what is wrong and what to do. The command line prints it and exits with 2."""

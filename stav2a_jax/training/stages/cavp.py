@@ -1,0 +1,139 @@
+"""Stage 3: the video encoder, by contrast with the sound (CAVP: Diff-Foley's contrastive audio-visual pre-training).
+
+Two contrasts in both directions: clip against clip (what sounds), and frame against frame (what, and when; CAVP
+contrasts segments, and at 25 features per second a segment is a frame).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stav2a_jax.audio.mel import log_mel
+from stav2a_jax.data.batches import Piece, pieces
+from stav2a_jax.data.cache import has_derived, write_derived
+from stav2a_jax.models.cavp import VideoEncoder, calibrated, is_statistic
+from stav2a_jax.models.cnn14 import SpecEncoder
+from stav2a_jax.nn.call import apply
+from stav2a_jax.training.stages.base import Loss, Stage, frame_mask, index_of, stack_video, stack_waves
+from stav2a_jax.training.workspace import Workspace
+from stav2a_jax.types import Batch, Params
+
+
+def build(ws: Workspace) -> Stage:
+    cfg = ws.cfg
+    spec = cfg.model.latent
+    crop = round(cfg.stages.cavp.crop_seconds * spec.frames_per_second)
+    ratio = cfg.model.video.fps / spec.frames_per_second
+    caches = {split: ws.clips(split) for split in ("train", "valid")}
+
+    def loss(params: Params, frozen: Params, batch: Batch, keys: jax.Array) -> Loss:
+        video = apply(VideoEncoder(cfg.model.video), params["video"], batch["video"])
+        return contrast(ws, params, video, batch)
+
+    def batch(split: str, rows: Sequence[Piece]) -> dict[str, np.ndarray]:
+        return {
+            "video": stack_video(caches[split], rows, crop, ratio),
+            "wave": stack_waves(caches[split], rows, crop, spec.hop * spec.downsample),
+            "mask": frame_mask(rows, crop),
+            "index": index_of(rows),
+        }
+
+    frames_per_second = spec.frames_per_second
+    first = pieces(caches["train"], cfg.seed, 0, cfg.stages.cavp.batch_size, crop, frames_per_second)
+    return Stage(init_encoders(ws, batch("train", first)), {}, loss, loss, batch, is_frozen=is_statistic)
+
+
+def init_encoders(ws: Workspace, batch: Mapping[str, np.ndarray]) -> Params:
+    """Fresh encoders, their frozen normalisation measured on ``batch``."""
+    cfg = ws.cfg.model
+    video, spec = VideoEncoder(cfg.video), SpecEncoder(cfg.spec)
+    a, b = jax.random.split(jax.random.key(ws.cfg.seed))
+    frames, mel = jnp.asarray(batch["video"]), scaled_mel(ws, jnp.asarray(batch["wave"]))
+    return {
+        "video": calibrated(video, jax.jit(video.init)(a, frames[:1])["params"], frames),
+        "spec": calibrated(spec, jax.jit(spec.init)(b, mel[:1])["params"], mel),
+        "logit_scale": {"value": np.float32(np.log(1.0 / ws.cfg.loss.cavp_temperature))},
+    }
+
+
+def scaled_mel(ws: Workspace, wave: jax.Array) -> jax.Array:
+    """The log-mel as the spectrogram encoder takes it. (B, n) -> (B, n / hop, bins)."""
+    mel = log_mel(wave, ws.cfg.model.latent)[:, : wave.shape[1] // ws.cfg.model.latent.hop]
+    return (mel - ws.cfg.model.vocoder.mel_shift) / ws.cfg.model.vocoder.mel_scale
+
+
+def contrast(ws: Workspace, params: Params, video: jax.Array, batch: Batch) -> Loss:
+    """InfoNCE between unit video features (B, T, D) and the sound's features at the same rate.
+
+    Silent frames are alike and cannot be told apart, so frames count by how far their sound stands out of its clip.
+    """
+    cfg, mel = ws.cfg, scaled_mel(ws, batch["wave"])
+    audio = apply(SpecEncoder(cfg.model.spec), params["spec"], mel)
+    video = jnp.asarray(video, jnp.float32)
+    if audio.shape[1] != video.shape[1]:  # one row per video frame
+        audio = jax.image.resize(audio, (audio.shape[0], video.shape[1], audio.shape[2]), "linear")
+    audio = audio / (jnp.linalg.norm(audio, axis=-1, keepdims=True) + 1e-6)
+    scale = jnp.exp(jnp.clip(params["logit_scale"]["value"], 0.0, jnp.log(50.0)))
+    weight = batch["mask"] * (0.1 + audibility(mel, video.shape[1]))
+    clip_loss = _clip_contrast(video, audio, weight, scale)
+    frame_loss = _frame_contrast(video, audio, batch["mask"], weight, scale)
+    total = clip_loss + cfg.loss.cavp_frame * frame_loss
+    return total, {"clip_contrast": clip_loss, "frame_contrast": frame_loss}
+
+
+def audibility(mel: jax.Array, frames: int) -> jax.Array:
+    """0 where a frame is as loud as its clip's median frame, 1 where it stands out. (B, T, bins) -> (B, frames)."""
+    level = mel.mean(axis=-1)
+    level = jax.image.resize(level, (level.shape[0], frames), "linear")
+    return jax.nn.sigmoid((level - jnp.median(level, axis=1, keepdims=True) - 0.3) / 0.1)
+
+
+def _pooled(x: jax.Array, weight: jax.Array) -> jax.Array:
+    mean = (x * weight[..., None]).sum(1) / weight.sum(1)[:, None]
+    return mean / (jnp.linalg.norm(mean, axis=-1, keepdims=True) + 1e-6)
+
+
+def _clip_contrast(video: jax.Array, audio: jax.Array, weight: jax.Array, scale: jax.Array) -> jax.Array:
+    logits = scale * _pooled(video, weight) @ _pooled(audio, weight).T
+    rows = -jax.nn.log_softmax(logits, axis=1).diagonal() - jax.nn.log_softmax(logits, axis=0).diagonal()
+    return 0.5 * rows.mean()
+
+
+def _frame_contrast(
+    video: jax.Array, audio: jax.Array, mask: jax.Array, weight: jax.Array, scale: jax.Array
+) -> jax.Array:
+    """A frame's partner is the sound of the same frame, among all frames of the batch: the others of its clip say
+    when, those of the other clips say what. Its direct neighbours count neither for nor against it."""
+    frames, rows = video.shape[1], video.shape[0] * video.shape[1]
+    logits = scale * video.reshape(rows, -1) @ audio.reshape(rows, -1).T
+    place = jnp.arange(rows)
+    near = (jnp.abs(place[:, None] - place[None]) == 1) & (place[:, None] // frames == place[None] // frames)
+    seen = mask.reshape(-1) > 0
+    logits = jnp.where(near | ~seen[:, None] | ~seen[None], -1e9, logits)
+    nll = 0.5 * (jax.nn.logsumexp(logits, 1) + jax.nn.logsumexp(logits, 0)) - logits.diagonal()
+    weight = weight.reshape(-1)
+    return jnp.where(seen, nll * weight, 0.0).sum() / weight.sum()
+
+
+def derive_features(ws: Workspace, stage: str) -> None:
+    """Write the video features of all clips, from the encoder that ``stage`` left, once."""
+    from rich.progress import track
+
+    params, _ = ws.result(stage)
+    encode = jax.jit(VideoEncoder(ws.cfg.model.video).apply)
+    for split in ("train", "valid"):
+        folder, cache = ws.derived_folder(split), ws.clips(split)
+        folder.mkdir(parents=True, exist_ok=True)
+        if has_derived(folder, "video", len(cache)):
+            continue
+        rows = []
+        for i in track(range(len(cache)), f"features of {split} clips"):
+            frames = cache.records[i]["frames"]
+            padded = -(-(frames + 8) // 32) * 32  # some still frames behind the end
+            video = cache.video(i, 0, padded)
+            rows.append(np.asarray(encode({"params": params["video"]}, video[None]))[0])
+        write_derived(folder, "video", rows)
