@@ -49,7 +49,14 @@ def get_model() -> ModelConfig:
             mel_scale=SCALE,
         ),
         video=VideoEncoderConfig(
-            fps=25.0, size=64, patch=4, base_channels=12, depths=(1, 1, 1, 1), temporal_kernels=(3,) * 5, features=128
+            fps=25.0,
+            size=64,
+            patch=4,
+            base_channels=12,
+            depths=(1, 1, 1, 1),
+            temporal_kernels=(3,) * 5,
+            features=128,
+            colour_bins=5,  # a trunk this small sees what moves, and hardly what it is made of
         ),
         spec=SpecEncoderConfig(
             mel_bins=64, channels=(16, 32, 64, 128), pools=((2, 2), (2, 2), (1, 2), (1, 2)), features=128
@@ -71,9 +78,9 @@ def get_model() -> ModelConfig:
     )
 
 
-def stage(steps: int, batch: int, seconds: float, lr: float, ema: float = 0.999, **more: int) -> StageConfig:
+def stage(steps: int, batch: int, seconds: float, lr: float, ema: float = 0.999) -> StageConfig:
     optim = OptimConfig(lr=lr, warmup_steps=50, schedule="cosine", weight_decay=1e-2, ema_decay=ema)
-    return StageConfig(steps=steps, batch_size=batch, crop_seconds=seconds, optim=optim, **more)
+    return StageConfig(steps=steps, batch_size=batch, crop_seconds=seconds, optim=optim)
 
 
 def get_config() -> Config:

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from stav2a_jax.commands import COMMANDS
+from stav2a_jax.errors import Preempted, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sub-command; exit code 0, 2 for bad input (one sentence, no traceback), 130 when interrupted.
+    """Run a sub-command; exit code 0, 2 for bad input (one sentence, no traceback), 130 when interrupted, 75 when told
+    to stop (SIGTERM) by a scheduler that may start it again.
 
     ``SystemExit`` comes from argparse only (``--help``: 0, wrong options: 2). Anything else that is raised is a
     fault of the program and keeps its traceback.
@@ -23,8 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stav2a: interrupted.", file=sys.stderr)
         return 130
     except Exception as error:
-        from stav2a_jax.types import UserError  # imports jax, which --help should not wait for
-
+        if isinstance(error, Preempted):
+            print(f"stav2a: {error}; the same command goes on from there.", file=sys.stderr)
+            return 75
         if not isinstance(error, UserError):
             raise
         print(f"stav2a: {error}", file=sys.stderr)

@@ -1,23 +1,23 @@
-"""Frozen, hashable configs of every model, and checked overrides.
+"""Frozen, hashable configs of every model and of a run.
 
-Field defaults are the paper-size model of the release ("sta128"); tiny sizes are spelled out in ``configs/``.
+Field defaults are the paper-size model of the release ("sta128") with our behaviour; ``released.py`` holds the
+release's. Tiny sizes are spelled out in ``configs/``.
 Nothing here imports a model: a config is data, and a model is built from it.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
-import dataclasses
-import difflib
-import types
-import typing
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal
 
+from stav2a_jax.fields import ADDED
+from stav2a_jax.fields import from_dict as from_dict
+from stav2a_jax.fields import override as override
+from stav2a_jax.fields import to_dict as to_dict
 from stav2a_jax.types import LatentSpec
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
     """Mel VAE (AudioLDM first stage). ``mel_shift``/``mel_scale``: the network sees (log_mel - shift) / scale.
 
@@ -36,7 +36,7 @@ class AutoencoderConfig:
     mel_scale: float = 1.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class VocoderConfig:
     """HiFi-GAN generator. ``istft=(n_fft, hop)`` replaces the last upsamplings by an inverse STFT (iSTFTNet).
 
@@ -54,11 +54,12 @@ class VocoderConfig:
     mel_scale: float = 1.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class VideoEncoderConfig:
     """SlowOnly ResNet with projection (CAVP). ``temporal_kernels``: of the stem, then of each stage's first conv.
 
     ``patch`` replaces the stem (7x7, stride 2, pooling) by one linear map per square of so many pixels.
+    ``colour_bins`` per channel make a colour histogram of every frame, which joins the trunk's features (0: none).
     """
 
     fps: float = 4.0
@@ -68,9 +69,10 @@ class VideoEncoderConfig:
     depths: tuple[int, ...] = (3, 4, 6, 3)
     temporal_kernels: tuple[int, ...] = (1, 1, 1, 3, 3)
     features: int = 512
+    colour_bins: int = field(default=0, metadata=ADDED)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class SpecEncoderConfig:
     """Cnn14 spectrogram encoder of CAVP's audio side."""
 
@@ -80,7 +82,7 @@ class SpecEncoderConfig:
     features: int = 512
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TextConfig:
     """mT5 encoder (gated GELU, relative bias). ``max_length`` is the tokenizer's limit."""
 
@@ -95,7 +97,7 @@ class TextConfig:
     max_length: int = 200
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LocalConfig:
     """Local adapter and onset head. ``windows`` grow; ``interpolation`` is 'nearest' or 'linear'."""
 
@@ -106,7 +108,7 @@ class LocalConfig:
     interpolation: str = "nearest"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class GlobalConfig:
     """Attentive pooling into K tokens. ``dropout`` acts between relu and v of the unary potential, in training."""
 
@@ -115,7 +117,7 @@ class GlobalConfig:
     dropout: float = 0.5
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class UNetConfig:
     """SD-style U-Net; the ControlNet copies its encoder. Heads are a count per level.
 
@@ -136,7 +138,7 @@ class UNetConfig:
     mask_control: bool = True
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """Noise schedule (SD 2.1's by default). ``prediction`` is 'v' or 'epsilon'."""
 
@@ -148,9 +150,66 @@ class ScheduleConfig:
     steps_offset: int = 1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
+class SoundConfig:
+    """How a sound file becomes the wave that is learnt from (``audio/front_end.py``).
+
+    channel: the 'mean' of all channels, or the 'first'. resampler: 'soxr', or torchaudio's windowed 'sinc'. level:
+    'kept' (the mean is removed), or set to a 'peak' of 0.5 before and again after the crop. The release has the
+    second of each.
+    """
+
+    channel: Literal["mean", "first"] = "mean"
+    resampler: Literal["soxr", "sinc"] = "soxr"
+    level: Literal["kept", "peak"] = "kept"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """What a request becomes around the networks; the defaults are ours, the release has the other value of each.
+
+    text_padding: prompts are padded to the tokenizer's limit, or to the 'longest' of the batch. A ControlNet without
+    a mask sees the padding, so there the answer depends on it.
+    video_frames: None takes the frames that the video has and holds the last one to the end; a number gives every
+    clip so many feature rows, cut from a longer one, filled with rows of zeros behind a shorter one (release: 40).
+    whole_clip: a result has ``LatentSpec.seconds`` whatever the video's length, and every sample that the vocoder
+    makes (release: 160 per mel frame and 32 more).
+    int16: 'rounded' to nearest and clipped, or 'truncated' towards zero, where full scale wraps around.
+    """
+
+    text_padding: Literal["limit", "longest"] = "limit"
+    video_frames: int | None = None
+    whole_clip: bool = False
+    int16: Literal["rounded", "truncated"] = "rounded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How the networks are computed, whatever they are. Parameters, norms, softmax, time embedding and losses stay
+    float32; so do the vocoder, and the decoding of a latent when sampling.
+
+    remat: the residual and attention blocks of U-Net and ControlNet keep their inputs only and are computed again for
+    the gradient.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = field(default=False, metadata=ADDED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionsConfig:
+    """What the sound is made from beside the text; with neither of them the model is text-to-audio.
+
+    control: the local feature, through the ControlNet. global_tokens: the pooled video, beside the text tokens.
+    """
+
+    control: bool = True
+    global_tokens: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The whole system, one config per module."""
+    """The whole system, one config per module, and how it is used."""
 
     latent: LatentSpec = LatentSpec()  # noqa: RUF009 (frozen)
     autoencoder: AutoencoderConfig = AutoencoderConfig()
@@ -162,79 +221,13 @@ class ModelConfig:
     pooling: GlobalConfig = GlobalConfig()
     unet: UNetConfig = UNetConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    sound: SoundConfig = field(default=SoundConfig(), metadata=ADDED)
+    pipeline: PipelineConfig = field(default=PipelineConfig(), metadata=ADDED)
+    compute: ComputeConfig = field(default=ComputeConfig(), metadata=ADDED)
+    conditions: ConditionsConfig = field(default=ConditionsConfig(), metadata=ADDED)
 
 
-def to_dict(cfg: Any) -> dict[str, Any]:
-    """Plain dict of a config, ready for JSON."""
-    return dataclasses.asdict(cfg)
-
-
-def from_dict(cls: type, data: dict[str, Any]) -> Any:
-    """Inverse of :func:`to_dict`; unknown or missing names are errors that list all of them."""
-    hints = typing.get_type_hints(cls)
-    unknown, missing = sorted(set(data) - set(hints)), sorted(set(hints) - set(data))
-    if unknown or missing:
-        raise KeyError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}")
-    return cls(**{name: _build(hints[name], value) for name, value in data.items()})
-
-
-def _build(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return from_dict(typing.cast(type, hint), value)
-    return _freeze(value)
-
-
-def _freeze(value: Any) -> Any:
-    return tuple(_freeze(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-def override(cfg: Any, assignment: str) -> Any:
-    """``override(cfg, "optim.lr=3e-5")`` -> a new config; unknown names and wrong types raise."""
-    path, equals, text = assignment.partition("=")
-    if not equals:
-        raise TypeError(f"expected NAME=VALUE, got {assignment!r}")
-    head, _, rest = path.strip().partition(".")
-    names = [f.name for f in dataclasses.fields(cfg)]
-    if head not in names:
-        near = difflib.get_close_matches(head, names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(names)}"
-        raise KeyError(f"{type(cfg).__name__} has no field {head!r}{hint}")
-    if rest:
-        if not dataclasses.is_dataclass(getattr(cfg, head)):
-            raise KeyError(f"{type(cfg).__name__}.{head} is a value and has no field {rest!r}")
-        return dataclasses.replace(cfg, **{head: override(getattr(cfg, head), f"{rest}={text}")})
-    return dataclasses.replace(cfg, **{head: _parse(path, typing.get_type_hints(type(cfg))[head], text)})
-
-
-def _parse(path: str, hint: Any, text: str) -> Any:
-    if hint is str:
-        return text
-    try:
-        return _typed(hint, _freeze(ast.literal_eval(text)))
-    except (ValueError, SyntaxError, TypeError):
-        wanted = str(hint) if typing.get_args(hint) else hint.__name__
-        raise TypeError(f"{path}: expected {wanted}, got {text!r}") from None
-
-
-def _typed(hint: Any, value: Any) -> Any:
-    """``value`` as the hint wants it (a whole number may stand for a float), or TypeError; a bool is no number."""
-    if isinstance(hint, types.UnionType):
-        for option in typing.get_args(hint):
-            with contextlib.suppress(TypeError):
-                return _typed(option, value)
-    elif typing.get_origin(hint) is tuple and isinstance(value, tuple):
-        kinds = typing.get_args(hint)
-        kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
-        if len(kinds) == len(value):
-            return tuple(map(_typed, kinds, value))
-    elif hint is float and type(value) is int:
-        return float(value)
-    elif type(value) is hint:
-        return value
-    raise TypeError(hint)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW. ``schedule`` is 'cosine' (to ``final_fraction`` of lr) or 'constant', after a linear warm-up."""
 
@@ -250,9 +243,14 @@ class OptimConfig:
     accum: int = 1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """How long and on what one stage trains. ``crop_seconds``: length of the piece cut from a clip."""
+    """How long and on what one stage trains. ``crop_seconds``: length of the piece cut from a clip.
+
+    buckets: several such lengths in seconds for training, ascending; a clip goes to the shortest one that holds it,
+    and a batch is of one length. Validation keeps to ``crop_seconds``. shown: how many validation examples TensorBoard
+    gets to hear and see.
+    """
 
     steps: int
     batch_size: int
@@ -261,9 +259,11 @@ class StageConfig:
     valid_every: int = 200
     valid_batches: int = 4
     log_every: int = 20
+    buckets: tuple[float, ...] = field(default=(), metadata=ADDED)
+    shown: int = field(default=2, metadata=ADDED)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StagesConfig:
     """The stages of the paper, in the order in which they run."""
 
@@ -275,18 +275,58 @@ class StagesConfig:
     stav2a: StageConfig
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The generated clips a run learns from."""
+    """The clips a run learns from: generated ones, or with ``records`` those of a prepared folder (docs/data.md).
+
+    records: --out of ``stav2a prepare``; the counts and the seed of the generated clips then mean nothing. train_split,
+    valid_split: splits of it, or parts of them ("train[:-2000]").
+    min_av_align: clips below are left out (None: no filter), and so are those where AV-Align is not defined.
+    drop_speech: clips whose caption speaks of speech are left out.
+    foreign_picture: the share of the generated training clips that show the picture of another one, as in a collection
+    that nobody has filtered.
+    """
 
     seed: int = 0
     train_clips: int = 3000
     valid_clips: int = 96
+    records: str | None = field(default=None, metadata=ADDED)
+    train_split: str = field(default="train", metadata=ADDED)
+    valid_split: str = field(default="valid", metadata=ADDED)
+    min_av_align: float | None = field(default=None, metadata=ADDED)
+    drop_speech: bool = field(default=False, metadata=ADDED)
+    foreign_picture: float = field(default=0.0, metadata=ADDED)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
+class RecipeConfig:
+    """Which stages a run trains, what they begin with, and what of the paper's recipe they leave out.
+
+    train: the stages that are trained; none named, all that the model needs. init: ("STAGE=FOLDER", ...), stages whose
+    result is taken from another run or a bundle, as by ``--init``. start: the same for weights that a stage goes on
+    training, as by ``--start``. These three are no settings of a stage: its result.json names what was taken.
+
+    train_text: stage t2a trains the text encoder beside the U-Net. train_unet: stage stav2a trains the U-Net beside
+    the ControlNet (the paper's row "CN frozen" does not). local: stage stav2a begins with the local branch of the stage
+    'onset' and keeps its loss, or with a 'fresh' one that only the denoising teaches.
+    """
+
+    train: tuple[str, ...] = ()
+    init: tuple[str, ...] = ()
+    start: tuple[str, ...] = ()
+    train_text: bool = True
+    train_unet: bool = True
+    local: Literal["onset", "fresh"] = "onset"
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights and drop-outs of the losses; each name says its stage."""
+    """Weights and drop-outs of the losses; each name says its stage.
+
+    snr_gamma switches on min-SNR weights, whose form is ``snr_weight`` (``diffusion/loss.py``). null_text is what a
+    dropped caption becomes: the empty 'prompt', as in guidance, or 'zeros' in place of its embedding (release).
+    count_padding: the mean of a loss is over all frames, those behind the end of a clip too (release).
+    """
 
     vae_kl: float = 1e-3
     cavp_frame: float = 1.0
@@ -299,9 +339,12 @@ class LossConfig:
     drop_global: float = 0.1
     drop_local: float = 0.1
     snr_gamma: float | None = None
+    snr_weight: Literal["ours", "released"] = field(default="ours", metadata=ADDED)
+    null_text: Literal["prompt", "zeros"] = field(default="prompt", metadata=ADDED)
+    count_padding: bool = field(default=False, metadata=ADDED)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class GuidanceConfig:
     """Sampling defaults of a bundle; one guidance scale per condition, 1 = no guidance."""
 
@@ -312,9 +355,13 @@ class GuidanceConfig:
     local_video: float = 1.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run of training: the models, the data, and every stage in order."""
+    """One run of training: the models, the data, and every stage in order.
+
+    mode, fsdp: docs/parallel.md. host_devices: simulated devices where the CPU trains. workers: processes that load
+    batches; 0 loads in threads.
+    """
 
     name: str
     stages: StagesConfig
@@ -322,6 +369,9 @@ class Config:
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     guidance: GuidanceConfig = GuidanceConfig()
+    recipe: RecipeConfig = field(default=RecipeConfig(), metadata=ADDED)
     seed: int = 0
     mode: str = "jit"
     host_devices: int = 2
+    fsdp: int = field(default=1, metadata=ADDED)
+    workers: int = field(default=0, metadata=ADDED)

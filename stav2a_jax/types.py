@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import flax.struct
 import jax
+import numpy as np
 
 from stav2a_jax.errors import UserError as UserError
 
@@ -82,3 +83,37 @@ class TrainState:
     ema: Params
     opt: Any
     seed: jax.Array  # () uint32; all randomness is f(seed, step, example index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """Decoded input. frames (N, H, W, 3) uint8 at the encoder's rate and size; seconds: exact length.
+
+    features (N, D), where they are known already, take the place of what the video encoder makes of the frames.
+    """
+
+    frames: np.ndarray
+    seconds: float
+    features: np.ndarray | None = None
+
+    @classmethod
+    def of_features(cls, features: np.ndarray, seconds: float) -> Clip:
+        """A clip of which nothing but its features (N, D) is left."""
+        return cls(np.zeros((0, 0, 0, 3), np.uint8), seconds, features)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """One result. wave (n,) float32, n = round(seconds * sample_rate), or all samples of the vocoder where the model's
+    ``pipeline.whole_clip`` says so; int16 (n,) is what goes into a 16-bit file; log_mel (frames, bands);
+    onset_probability (latent frames,) is what the local branch predicted from the picture."""
+
+    wave: np.ndarray
+    int16: np.ndarray
+    sample_rate: int
+    log_mel: np.ndarray
+    onset_probability: np.ndarray
+    frames_per_second: float
+    seconds: float
+    seed: int
+    sample: int

@@ -23,6 +23,17 @@ def quick_compilation():
 
 
 @pytest.fixture(scope="session")
+def small():
+    """The module small.py: overrides that make configs very small, and noise in place of trained stages."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("small", pathlib.Path(__file__).with_name("small.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
 def tiny_model():
     """The whole system at its smallest: 16 pixels, a U-Net of 8 and 16 channels, 25 video frames a second."""
     from stav2a_jax import config as c
@@ -122,3 +133,40 @@ def tiny_bundle(tmp_path_factory, tiny_model, tiny_params) -> pathlib.Path:
     guidance = GuidanceConfig(steps=2, text=2.0)
     save_bundle(folder, tiny_model, guidance, tiny_params, tokenizer, {"licence": "none"}, "# A random model\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def released_model():
+    """The release's architecture at its smallest: what a checkpoint without a config.json can say about itself."""
+    from stav2a_jax import config as c
+
+    return c.ModelConfig(
+        autoencoder=c.AutoencoderConfig(base_channels=8, channel_mult=(1, 1, 2), num_res_blocks=1),
+        vocoder=c.VocoderConfig(initial_channels=32),
+        video=c.VideoEncoderConfig(size=32, base_channels=4, depths=(1, 1, 2, 1), features=16),
+        spec=c.SpecEncoderConfig(channels=(4,) * 6, features=16),
+        text=c.TextConfig(vocab_size=300, d_model=16, d_kv=4, d_ff=8, num_layers=2, num_heads=2),
+        local=c.LocalConfig(hidden=8, dim=4, control=6),
+        pooling=c.GlobalConfig(dim=16, tokens=3),
+        unet=c.UNetConfig(
+            block_out_channels=(32, 64),
+            attention=(False, True),
+            num_heads=(8, 8),
+            layers_per_block=1,
+            cross_attention_dim=16,
+            control_channels=6,
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def released_weights(released_model):
+    """Random float32 parameters of every group of ``released_model``, "group/path" -> array."""
+    import numpy as np
+
+    from stav2a_jax.convert.components import expected
+
+    rng = np.random.default_rng(0)
+    groups = ("autoencoder", "vocoder", "video", "spec", "text", "unet", "controlnet", "local", "onset", "pooling")
+    shapes = {path: shape for group in groups for path, shape in expected(released_model, group).items()}
+    return {path: rng.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}

@@ -9,7 +9,7 @@ import pytest
 
 from stav2a_jax.config import VideoEncoderConfig
 from stav2a_jax.data import foley
-from stav2a_jax.data.batches import Piece, fixed_pieces, length_of, pieces, prefetch
+from stav2a_jax.data.batches import Piece, fixed_pieces, length_of, order_of
 from stav2a_jax.data.cache import ClipCache, Derived, cache_folder, has_derived, prepare, write_derived
 from stav2a_jax.training.stages.base import frame_mask, stack_onsets, stack_video, stack_waves
 
@@ -116,18 +116,20 @@ class _Lengths:
 def test_every_clip_has_its_turn_once_an_epoch():
     cache = lengths(*[2.0] * 6)
     for seed in (0, 1):
-        drawn = [p for step in range(9) for p in pieces(cache, seed, step, 4, 10, 25.0)]
+        order = order_of(cache, seed, 4, (10,), 25.0)
+        drawn = [p for step in range(9) for p in order.pieces(step)]
         assert [p.number for p in drawn] == list(range(36))
         epochs = [[p.clip for p in drawn[k : k + 6]] for k in range(0, 36, 6)]
         assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
         assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert pieces(cache, 0, 5, 4, 10, 25.0) == pieces(cache, 0, 5, 4, 10, 25.0)
-    assert pieces(cache, 0, 0, 6, 10, 25.0) != pieces(cache, 1, 0, 6, 10, 25.0)
+        assert order_of(cache, seed, 4, (10,), 25.0).pieces(5) == order.pieces(5)
+        assert order.pieces(5, slice(1, 3)) == order.pieces(5)[1:3]
+    assert order_of(cache, 0, 6, (10,), 25.0).pieces(0) != order_of(cache, 1, 6, (10,), 25.0).pieces(0)
 
 
 def test_a_piece_lies_inside_its_clip_and_may_lie_anywhere():
     cache = lengths(2.0, 0.5)  # 50 and 13 frames, the last one begun only
-    drawn = [p for step in range(300) for p in pieces(cache, 0, step, 2, 40, 25.0)]
+    drawn = [p for step in range(300) for p in order_of(cache, 0, 2, (40,), 25.0).pieces(step)]
     starts = collections.Counter(p.start for p in drawn if p.clip == 0)
     assert sorted(starts) == list(range(11))
     assert {p.length for p in drawn if p.clip == 0} == {40}
@@ -178,13 +180,6 @@ def test_derived_arrays_come_back_and_hold_their_last_row(tmp_path):
     np.testing.assert_array_equal(rows.rows(1, 5, 2), arrays[1][[0, 0]])
     (tmp_path / "latent.npy").unlink()
     assert not has_derived(tmp_path, "latent", 3)
-
-
-def test_batches_are_prepared_in_order_and_a_fault_is_not_swallowed():
-    assert list(prefetch(lambda k: k * k, 3, 6)) == [9, 16, 25]
-    assert list(prefetch(lambda k: k, 4, 4)) == []
-    with pytest.raises(ZeroDivisionError):
-        list(prefetch(lambda k: 1 // (k - 1), 0, 3))
 
 
 def test_a_record_is_plain_json(folder):

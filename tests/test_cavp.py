@@ -8,7 +8,14 @@ import pytest
 from stav2a_jax.config import SpecEncoderConfig, VideoEncoderConfig
 from stav2a_jax.convert.rules import to_flax, to_torch
 from stav2a_jax.convert.tables.cavp import BOTH
-from stav2a_jax.models.cavp import FrozenBatchNorm, VideoEncoder, calibrated, is_statistic, max_pool
+from stav2a_jax.models.cavp import (
+    FrozenBatchNorm,
+    VideoEncoder,
+    calibrated,
+    colour_histogram,
+    is_statistic,
+    max_pool,
+)
 from stav2a_jax.models.cnn14 import SpecEncoder
 from stav2a_jax.nn.conv3d import conv3d
 
@@ -31,6 +38,21 @@ def encoder():
     model, frames = VideoEncoder(CFG), jax.nn.sigmoid(noise(0, 2, 7, 32, 32, 3))
     params = awake(jax.jit(model.init)(jax.random.key(0), frames))
     return jax.jit(model.apply, static_argnames=("normalise", "pooled")), params, frames
+
+
+def test_a_plain_picture_fills_the_bins_around_its_colour():
+    frames = jnp.broadcast_to(jnp.array([0.5, 1.0, 0.25]), (1, 1, 4, 4, 3))
+    shares = colour_histogram(frames, 3).reshape(3, 3, 3) ** 2 / 27
+    want = np.zeros((3, 3, 3))
+    want[1, 2, :2] = 0.5  # blue lies half-way between its first two bins
+    np.testing.assert_allclose(shares, want, atol=1e-6)
+
+
+def test_a_histogram_does_not_know_where_a_colour_is():
+    frames = jax.nn.sigmoid(noise(4, 1, 2, 6, 6, 3))
+    even = frames[:, :, ::2, ::2]  # every second pixel counts
+    mixed = jnp.repeat(jnp.repeat(even[:, :, ::-1, jnp.array([1, 2, 0])], 2, axis=2), 2, axis=3)
+    np.testing.assert_allclose(colour_histogram(frames, 4), colour_histogram(mixed, 4), atol=1e-5)
 
 
 @pytest.mark.parametrize(

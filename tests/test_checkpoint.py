@@ -12,6 +12,7 @@ from stav2a_jax.checkpoint import Checkpoints
 from stav2a_jax.config import OptimConfig
 from stav2a_jax.training.optimiser import make_optimiser
 from stav2a_jax.training.step import init_state, train_step
+from stav2a_jax.types import UserError
 
 
 def loss(params, frozen, batch, keys):
@@ -34,9 +35,9 @@ def batch(k):
     return {"x": x, "index": np.arange(8, dtype=np.int32) + 8 * k}
 
 
-def go(state, first, last, devices=4):
+def go(state, first, last, devices=4, fsdp=1):
     """The state after the steps first .. last - 1."""
-    run, put, put_batch = parallel.compile_step(STEP, parallel.make_mesh(devices))
+    run, put, put_batch = parallel.compile_step(STEP, parallel.make_mesh(devices, fsdp), local=fsdp > 1)
     state = put(state)
     for k in range(first, last):
         state, _ = run(state, put({}), put_batch(batch(k)))
@@ -78,6 +79,43 @@ def test_a_run_on_four_devices_goes_on_with_fewer(checkpoints, devices):
     assert_equal(state, saved)
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(state)} == {devices}
     assert int(go(state, 3, 4, devices).step) == 4
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (2, 2), (4, 4)])
+def test_a_run_whose_parameters_are_split_goes_on_with_them_split_otherwise(checkpoints, devices, fsdp, monkeypatch):
+    monkeypatch.setattr(parallel, "MIN_SHARDED", 6)
+    saved = go(fresh(), 0, 3, devices=4, fsdp=2)
+    assert [s.data.shape for s in saved.params["layer"]["w"].addressable_shards] == [(3, 1)] * 4
+    checkpoints.save(saved, 1.0, {"next_step": 3})
+    mesh = parallel.make_mesh(devices, fsdp)
+    state = checkpoints.restore(parallel.shapes_on(mesh, jax.eval_shape(fresh)), 3)
+    assert_equal(state, saved)
+    assert checkpoints.data(3) == {"next_step": 3}
+    wanted = parallel.put(mesh, jax.device_get(saved))
+    assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, wanted)
+    assert int(go(state, 3, 4, devices, fsdp).step) == 4
+
+
+def test_a_state_between_two_validations_is_kept_while_it_is_the_latest(checkpoints):
+    state = fresh()
+    kept = {}
+    for step, valid_loss in [(1, 3.0), (2, None), (3, 4.0), (4, None)]:
+        checkpoints.save(state.replace(step=jnp.int32(step)), valid_loss)
+        checkpoints.wait()
+        kept[step] = sorted(checkpoints._manager.all_steps())
+    assert kept == {1: [1], 2: [1, 2], 3: [1, 3], 4: [1, 4]}
+    assert checkpoints.best_step() == 1
+
+
+def test_a_checkpoint_of_an_older_version_is_told_apart(checkpoints):
+    import orbax.checkpoint as ocp
+
+    checkpoints._manager.save(3, args=ocp.args.Composite(state=ocp.args.StandardSave(fresh())))
+    checkpoints.wait()
+    with pytest.raises(
+        UserError, match=r"has no part 'data' \(an older version wrote it\): delete .*checkpoints to start"
+    ):
+        checkpoints.data(3)
 
 
 def test_the_latest_and_the_best_are_kept(checkpoints):

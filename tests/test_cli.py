@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from stav2a_jax import cli
+from stav2a_jax.errors import Preempted
 from stav2a_jax.types import UserError
 from stav2a_jax.video import decode
 
@@ -63,7 +64,11 @@ def test_scores_that_could_not_be_kept_are_not_made(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("error", "code", "words"),
-    [(UserError("Bad: do this."), 2, "Bad: do this."), (KeyboardInterrupt(), 130, "interrupted")],
+    [
+        (UserError("Bad: do this."), 2, "Bad: do this."),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Preempted("saved at step 7"), 75, "saved at step 7; the same command goes on from there"),
+    ],
 )
 def test_bad_input_and_interruption_have_their_exit_codes(error, code, words, monkeypatch, capsys):
     from stav2a_jax.commands import foley as command

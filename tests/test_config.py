@@ -1,21 +1,33 @@
 """A config is checked data: overrides are typed, names are exact, and JSON keeps everything."""
 
-import importlib.util
 import json
 import pathlib
 
 import pytest
 
-from stav2a_jax.config import Config, ModelConfig, StagesConfig, UNetConfig, from_dict, override, to_dict
+from stav2a_jax.config import (
+    Config,
+    LossConfig,
+    ModelConfig,
+    PipelineConfig,
+    SoundConfig,
+    StagesConfig,
+    UNetConfig,
+    from_dict,
+    override,
+    to_dict,
+)
+from stav2a_jax.fields import complete
 from stav2a_jax.training.recipe import load_config
 from stav2a_jax.types import LatentSpec, UserError
 
-CONFIGS = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+CONFIG, CONFIGS = FOLDER / "foley_tiny.py", sorted(FOLDER.rglob("*.py"))
 
 
 @pytest.fixture(scope="module")
 def cfg():
-    return load_config(CONFIGS[0], [])
+    return load_config(CONFIG, [])
 
 
 @pytest.mark.parametrize(
@@ -103,17 +115,14 @@ def test_an_override_needs_an_equals_sign(cfg):
 
 def test_the_command_line_speaks_of_a_wrong_override_in_one_sentence():
     with pytest.raises(UserError, match=r"--set stages.vae.stepps=3: StageConfig has no field .* did you mean 'steps'"):
-        load_config(CONFIGS[0], ["seed=1", "stages.vae.stepps=3"])
+        load_config(CONFIG, ["seed=1", "stages.vae.stepps=3"])
     with pytest.raises(UserError, match="no such config"):
-        load_config(CONFIGS[0].with_name("absent.py"), [])
+        load_config(CONFIG.with_name("absent.py"), [])
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(FOLDER).with_suffix("")))
 def test_every_config_survives_json(path):
-    spec = importlib.util.spec_from_file_location("a_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    cfg = module.get_config()
+    cfg = load_config(path, [])
     again = from_dict(Config, json.loads(json.dumps(to_dict(cfg))))
     assert again == cfg
     assert hash(again) == hash(cfg)
@@ -128,6 +137,38 @@ def test_unknown_and_missing_names_are_listed_together():
         from_dict(UNetConfig, data)
     with pytest.raises(KeyError, match=wanted):
         from_dict(ModelConfig, to_dict(ModelConfig()) | {"unet": data})
+
+
+def test_files_from_before_a_field_existed_mean_its_default():
+    config = json.loads((FOLDER.parent / "stav2a_jax/bundles/foley-tiny/config.json").read_text())["model"]
+    for data in (config, to_dict(ModelConfig())):
+        old = {name: value for name, value in data.items() if name not in ("sound", "pipeline")}
+        model = from_dict(ModelConfig, old)
+        assert (model.sound, model.pipeline) == (SoundConfig(), PipelineConfig())
+    losses = to_dict(LossConfig(snr_gamma=5.0, null_text="zeros"))
+    assert from_dict(LossConfig, losses).null_text == "zeros"
+    del losses["null_text"], losses["snr_weight"]
+    assert from_dict(LossConfig, losses) == LossConfig(snr_gamma=5.0)
+    with pytest.raises(KeyError, match=r"unknown fields \['null'\], missing fields \[\]"):
+        from_dict(LossConfig, losses | {"null": "zeros"})
+
+
+def test_a_part_of_a_config_is_completed_without_its_required_fields(cfg):
+    old = {"loss": {"drop_text": 0.3}, "model": {"unet": {"fold": 2}}, "stages": {"vae": {"steps": 3}}}
+    new = complete(Config, old)
+    assert new["loss"] == {"drop_text": 0.3, "snr_weight": "ours", "null_text": "prompt", "count_padding": False}
+    assert new["model"]["unet"] == {"fold": 2}
+    assert new["model"]["pipeline"] == to_dict(PipelineConfig())
+    assert new["stages"] == {"vae": {"steps": 3, "buckets": (), "shown": 2}}
+    assert old["loss"] == {"drop_text": 0.3}  # as it was
+
+
+def test_a_choice_has_one_of_its_values(cfg):
+    assert override(cfg, "loss.null_text=zeros").loss.null_text == "zeros"
+    with pytest.raises(TypeError, match="null_text: expected one of 'prompt', 'zeros', got 'none'"):
+        override(cfg, "loss.null_text=none")
+    with pytest.raises(ValueError, match="LossConfig: snr_weight='theirs', expected one of 'ours', 'released'"):
+        from_dict(LossConfig, to_dict(LossConfig()) | {"snr_weight": "theirs"})
 
 
 def test_the_stages_are_those_that_the_recipe_runs(cfg):

@@ -96,6 +96,12 @@ def test_undefined_scores_are_nan_and_nothing_warns():
     assert (silent.recall, silent.f1) == (0, 0)
 
 
+def test_the_interval_of_one_clip_is_its_value():
+    scores = event_scores([([1.0, 2.0, 3.0, 4.0], [1.01, 2.02, 3.03, 4.04])], 0.1, resamples=20)
+    assert scores.median_abs_offset_ms == pytest.approx(25)
+    assert scores.offset_interval_ms == pytest.approx((25, 25))
+
+
 def test_the_interval_narrows_with_the_number_of_clips_and_holds_the_score():
     rng = np.random.default_rng(0)
     pairs = [(np.arange(5.0), np.arange(5.0) + rng.choice([0, 0.4], size=5)) for _ in range(200)]

@@ -1,6 +1,12 @@
 """One pure step gives the same numbers on one device or four, whole or in pieces."""
 
 import functools
+import os
+import pathlib
+import re
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +45,7 @@ def linear_loss(params, frozen, batch, keys):
 
 def linear_problem():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(3, 8, 5)).astype(np.float32)
+    x = rng.normal(size=(5, 8, 5)).astype(np.float32)
     batches = [
         {"x": row, "y": row[:, :2] * 2, "index": np.arange(8, dtype=np.int32) + 8 * k} for k, row in enumerate(x)
     ]
@@ -69,37 +75,46 @@ def unet_problem():
             "context": rng.normal(size=(8, 3, 6)).astype(np.float32),
             "index": np.arange(8, dtype=np.int32) + 8 * k,
         }
-        for k in range(3)
+        for k in range(5)
     ]
     return unet_loss, params, {}, batches
 
 
-def run_steps(problem, *, devices=1, mode="jit", accum=1, optim=OPTIM, is_frozen=None):
-    """Losses of three steps, the state after them, and the compiled function."""
+def run_steps(problem, *, devices=None, fsdp=1, mode="jit", local=False, accum=1, optim=OPTIM, is_frozen=None):
+    """Metrics of five steps, the state after them, and the compiled function."""
     loss, params, frozen, batches = problem()
-    tx = make_optimiser(optim, 3, is_frozen)
+    tx = make_optimiser(optim, 5, is_frozen)
     step = functools.partial(train_step, loss_fn=loss, tx=tx, ema_decay=optim.ema_decay, accum=accum)
-    run, put, put_batch = parallel.compile_step(step, parallel.make_mesh(devices), mode=mode)
+    run, put, put_batch = parallel.compile_step(step, parallel.make_mesh(devices, fsdp), mode=mode, local=local)
     state, frozen = put(init_state(params, tx, seed=3)), put(frozen)
-    rows = []
+    mine, rows = parallel.rows_of_process(8), []
     for batch in batches:
-        state, metrics = run(state, frozen, put_batch(batch))
+        state, metrics = run(state, frozen, put_batch({name: x[mine] for name, x in batch.items()}))
         rows.append({name: float(value) for name, value in metrics.items()})
-    return rows, jax.device_get(state), run
+    return rows, parallel.fetch(state), run
 
 
-linear_alone, unet_alone = (functools.cache(functools.partial(run_steps, p)) for p in (linear_problem, unet_problem))
-WAYS = [
-    {"devices": 4},
-    {"devices": 4, "mode": "pmap"},
-    {"accum": 2},
-    {"devices": 2, "accum": 4},
-]
-NAMES = ["4 devices jit", "4 devices pmap", "2 chunks", "2 devices, 4 chunks"]
+linear_alone, unet_alone = (
+    functools.cache(functools.partial(run_steps, p, devices=1)) for p in (linear_problem, unet_problem)
+)
+WAYS = {
+    "4 devices jit": {"devices": 4},
+    "4 devices pmap": {"devices": 4, "mode": "pmap"},
+    "fsdp 2x2": {"devices": 4, "fsdp": 2, "local": True},
+    "4 devices, 2 chunks": {"devices": 4, "accum": 2, "local": True},
+}
+TOY_WAYS = WAYS | {
+    "2 chunks": {"devices": 1, "accum": 2},
+    "2 devices, 4 chunks": {"devices": 2, "accum": 4},
+    "2 devices, 4 chunks, reduced once": {"devices": 2, "accum": 4, "local": True},
+    "pmap, 2 chunks": {"devices": 2, "mode": "pmap", "accum": 2},
+    "fsdp 1x4, partitioned by XLA": {"devices": 4, "fsdp": 4},
+}
 
 
-@pytest.mark.parametrize("way", [*WAYS, {"devices": 2, "mode": "pmap", "accum": 2}], ids=[*NAMES, "pmap, 2 chunks"])
-def test_a_toy_problem_gives_the_same_numbers_in_every_way(way):
+@pytest.mark.parametrize("way", TOY_WAYS.values(), ids=TOY_WAYS)
+def test_a_toy_problem_gives_the_same_numbers_in_every_way(way, monkeypatch):
+    monkeypatch.setattr(parallel, "MIN_SHARDED", 8)  # so that its ten weights are split
     rows, state, _ = linear_alone()
     other_rows, other, _ = run_steps(linear_problem, **way)
     for a, b in zip(rows, other_rows, strict=True):
@@ -107,10 +122,9 @@ def test_a_toy_problem_gives_the_same_numbers_in_every_way(way):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), other, state)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=NAMES)
-def test_a_denoiser_gives_the_same_numbers_in_every_way(way):
+def assert_as_alone(other_rows, other):
+    """Losses and parameters after five steps are those of one device."""
     rows, state, _ = unet_alone()
-    other_rows, other, _ = run_steps(unet_problem, **way)
     for a, b in zip(rows, other_rows, strict=True):
         assert b == pytest.approx(a, rel=1e-4)
     for name in ("params", "ema"):
@@ -118,9 +132,106 @@ def test_a_denoiser_gives_the_same_numbers_in_every_way(way):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *pair)
 
 
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_denoiser_gives_the_same_numbers_in_every_way(way):
+    assert_as_alone(*run_steps(unet_problem, **way)[:2])
+
+
+def test_a_denoiser_gives_the_same_numbers_on_two_processes(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    script = pathlib.Path(__file__).with_name("one_process.py")
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    commands = [[sys.executable, script, address, str(i), tmp_path / "state.npz"] for i in range(2)]
+    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
+    errors = [p.communicate(timeout=300)[1] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], errors
+    arrays = np.load(tmp_path / "state.npz")
+    _, state, _ = unet_alone()
+    leaves, tree = jax.tree.flatten(state)
+    rows = [{"loss": a, "grad_norm": b} for a, b in arrays["metrics"]]
+    assert_as_alone(rows, jax.tree.unflatten(tree, [arrays[f"leaf{i}"] for i in range(len(leaves))]))
+
+
+def collectives(program):
+    """(kind, elements, whether inside a loop) of every collective of a compiled program."""
+    text, found = program.as_text(), []
+    called = set(re.findall(r"(?:body|condition)=%?([\w.\-]+)", text))
+    for name, body in re.findall(r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", text, re.M | re.S):
+        for result, kind in re.findall(r"= (.*?) (all-reduce|reduce-scatter|all-gather)(?:-start)?\(", body):
+            sizes = re.findall(r"\w+\[([\d,]*)\]", result)
+            elements = sum(int(np.prod([int(n) for n in size.split(",") if n])) for size in sizes)
+            found.append((kind, elements, name in called))
+    return found
+
+
+def test_a_denoiser_in_four_chunks_reduces_its_gradients_once():
+    loss, params, frozen, batches = unet_problem()
+    tx = make_optimiser(OPTIM, 5)
+    step = functools.partial(train_step, loss_fn=loss, tx=tx, ema_decay=OPTIM.ema_decay, accum=4)
+    run, put, put_batch = parallel.compile_step(step, parallel.make_mesh(2), local=True)
+    state = put(init_state(params, tx, seed=3))
+    program = run.lower(state, frozen, put_batch(batches[0])).compile()
+    found, weights = collectives(program), sum(x.size for x in jax.tree.leaves(params))
+    assert {kind for kind, _, _ in found} == {"all-reduce"}
+    assert [row for row in found if row[2]] == []  # none inside the loop over the chunks
+    assert sum(elements for _, elements, _ in found) == weights + 1  # every gradient once, and the loss
+    rows = []
+    for batch in batches:
+        state, metrics = program(state, frozen, put_batch(batch))
+        rows.append({name: float(value) for name, value in metrics.items()})
+    assert_as_alone(rows, jax.device_get(state))
+
+
+def test_split_parameters_are_gathered_once_and_their_gradients_reduced_once(monkeypatch):
+    monkeypatch.setattr(parallel, "MIN_SHARDED", 8)
+    loss, params, frozen, batches = linear_problem()  # w (5, 2) is split along its 2, b (2,) is not
+    tx = make_optimiser(OPTIM, 5)
+    step = functools.partial(train_step, loss_fn=loss, tx=tx, ema_decay=OPTIM.ema_decay, accum=2)
+    run, put, put_batch = parallel.compile_step(step, parallel.make_mesh(4, fsdp=2), local=True)
+    state = put(init_state(params, tx, seed=3))
+    parts = {name: {s.data.shape for s in x.addressable_shards} for name, x in state.params.items()}
+    assert parts == {"w": {(5, 1)}, "b": {(2,)}}
+    assert optax.tree.get(state.opt, "mu")["w"].sharding == state.ema["w"].sharding == state.params["w"].sharding
+    found = collectives(run.lower(state, put(frozen), put_batch(batches[0])).compile())
+    assert [row for row in found if row[2]] == []
+    assert [n for kind, n, _ in found if kind == "all-gather"] == [10]
+    assert [n for kind, n, _ in found if kind == "reduce-scatter"] == [5]
+
+
+def test_the_longest_axis_that_divides_is_split():
+    specs = {shape: tuple(parallel.spec_of(shape, 4)) for shape in [(3, 3, 64, 128), (4096, 1001), (1001, 4097)]}
+    assert specs == {
+        (3, 3, 64, 128): (None, None, None, "fsdp"),
+        (4096, 1001): ("fsdp", None),
+        (1001, 4097): (),
+    }
+    assert tuple(parallel.spec_of((128,), 4)) == ()  # small
+    assert tuple(parallel.spec_of((4096, 4096), 1)) == ()
+
+
+def test_a_comparison_of_examples_sees_the_whole_batch_unless_it_is_told_to_see_own_rows():
+    def spread_of_batch(params, frozen, batch, keys):
+        return params["w"] * jnp.square(batch["x"][:, None] - batch["x"]).mean(), {}
+
+    batch = {"x": np.arange(8, dtype=np.float32), "index": np.arange(8, dtype=np.int32)}
+    tx, losses = make_optimiser(OPTIM, 5), {}
+    step = functools.partial(train_step, loss_fn=spread_of_batch, tx=tx, ema_decay=0.9)
+    for devices, local in [(1, False), (4, False), (4, True)]:
+        run, put, put_batch = parallel.compile_step(step, parallel.make_mesh(devices), local=local)
+        state = put(init_state({"w": np.float32(1)}, tx, seed=0))
+        losses[devices, local] = float(run(state, {}, put_batch(batch))[1]["loss"])
+    assert losses == pytest.approx({(1, False): 10.5, (4, False): 10.5, (4, True): 0.5})
+
+
 def test_an_unknown_mode_is_an_error():
     with pytest.raises(ValueError, match="unknown parallel mode 'threads'; expected one of jit, pmap"):
         run_steps(linear_problem, mode="threads")
+    with pytest.raises(ValueError, match="mode 'pmap' runs in one process and without fsdp"):
+        run_steps(linear_problem, mode="pmap", fsdp=2)
+    with pytest.raises(ValueError, match="fsdp=3 does not divide 4 devices"):
+        parallel.make_mesh(4, fsdp=3)
 
 
 def test_the_number_of_devices_stays_once_it_is_settled(monkeypatch):
@@ -131,10 +242,10 @@ def test_the_number_of_devices_stays_once_it_is_settled(monkeypatch):
     assert jax.device_count() == 4
 
 
-def test_three_steps_compile_once_and_hold_no_weak_types():
+def test_five_steps_compile_once_and_hold_no_weak_types():
     for _, state, run in (unet_alone(), run_steps(linear_problem, devices=2, accum=2)):
         assert run._cache_size() == 1
-        assert int(state.step) == 3
+        assert int(state.step) == 5
     loss, params, frozen, batches = linear_problem()
     tx = make_optimiser(OPTIM, 3)
     state = init_state(params, tx, seed=3)
@@ -168,7 +279,7 @@ def test_frozen_leaves_do_not_move_and_the_rest_moves_as_without_them():
 
     optim = OptimConfig(lr=1e-2, warmup_steps=0, weight_decay=0.1)
     _, params, _, _ = linear_problem()
-    _, state, _ = run_steps(linear_problem, optim=optim, is_frozen=is_bias)
+    _, state, _ = run_steps(linear_problem, devices=1, optim=optim, is_frozen=is_bias)
     np.testing.assert_array_equal(state.params["b"], params["b"])
     np.testing.assert_array_equal(state.ema["b"], params["b"])
     assert np.abs(state.params["w"] - params["w"]).min() > 1e-4

@@ -28,6 +28,11 @@ def mel_filters(sample_rate: int, n_fft: int, bins: int, low: float, high: float
     return filters
 
 
+def hann(n: int) -> np.ndarray:
+    """Periodic Hann window, (n,) float64."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
+
+
 def stft_magnitude(wave: jax.Array, n_fft: int = N_FFT, hop: int = 160, pad_mode: str = "reflect") -> jax.Array:
     """|STFT| with a periodic Hann window and centred frames. (..., n) -> (..., 1 + n // hop, n_fft // 2 + 1).
 
@@ -46,8 +51,7 @@ def stft_magnitude(wave: jax.Array, n_fft: int = N_FFT, hop: int = 160, pad_mode
     # gradient a scatter).
     blocks = wave.reshape(*wave.shape[:-1], -1, hop)
     framed = jnp.concatenate([blocks[..., r : r + frames, :] for r in range(rows)], axis=-1)[..., :n_fft]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
-    spectrum = jnp.fft.rfft(framed * jnp.asarray(window, wave.dtype), axis=-1)
+    spectrum = jnp.fft.rfft(framed * jnp.asarray(hann(n_fft), wave.dtype), axis=-1)
     power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
     return jnp.sqrt(jnp.maximum(power, 1e-20))  # the slope of sqrt at 0 is infinite; 1e-10 is far below the log floor
 

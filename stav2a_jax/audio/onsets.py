@@ -21,11 +21,16 @@ def onset_times(wave: np.ndarray, sample_rate: int, analysis_rate: int = ANALYSI
 
     The wave is resampled to ``analysis_rate`` first. Silence and an empty wave have no onsets.
     """
+    frames = onset_frames(wave, sample_rate, analysis_rate)
+    return librosa.frames_to_time(frames, sr=analysis_rate).astype(np.float64)
+
+
+def onset_frames(wave: np.ndarray, sample_rate: int, analysis_rate: int = ANALYSIS_RATE) -> np.ndarray:
+    """The same as numbers of analysis frames, 512 samples apart, (k,) int64."""
     envelope = onset_envelope(wave, sample_rate, analysis_rate)
     if not np.any(envelope > 0):
-        return np.zeros(0)
-    frames = librosa.onset.onset_detect(onset_envelope=envelope, sr=analysis_rate)
-    return librosa.frames_to_time(frames, sr=analysis_rate).astype(np.float64)
+        return np.zeros(0, np.int64)
+    return librosa.onset.onset_detect(onset_envelope=envelope, sr=analysis_rate)
 
 
 def onset_envelope(wave: np.ndarray, sample_rate: int, analysis_rate: int = ANALYSIS_RATE) -> np.ndarray:

@@ -18,8 +18,18 @@ from stav2a_jax.types import UserError
 def read(path: str | os.PathLike[str], sample_rate: int, *, first_channel: bool = False) -> np.ndarray:
     """Mono wave of an audio file at ``sample_rate`` Hz, (n,) float32, full scale 1.
 
-    Channels are averaged, or the first is taken (``first_channel``, as the release does). Any format of libsndfile:
-    WAV, FLAC, OGG, MP3. UserError for a missing, unreadable or empty file and for samples that are not finite numbers.
+    Channels are averaged, or the first is taken (``first_channel``, as the release does); soxr resamples. Formats and
+    errors: :func:`read_channels`.
+    """
+    data, rate = read_channels(path)
+    return resample(data[:, 0] if first_channel else data.mean(axis=1), rate, sample_rate)
+
+
+def read_channels(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+    """All samples of an audio file, (n, channels) float32 with full scale 1, and their rate in Hz.
+
+    Any format of libsndfile: WAV, FLAC, OGG, MP3. UserError for a missing, unreadable or empty file and for samples
+    that are not finite numbers.
     """
     if not os.path.isfile(path):
         raise UserError(f"{path} does not exist or is not a file; check the path.")
@@ -31,14 +41,15 @@ def read(path: str | os.PathLike[str], sample_rate: int, *, first_channel: bool 
         raise UserError(f"{path} holds no samples; leave it out or record it again.")
     if not np.isfinite(data).all():
         raise UserError(f"{path} holds samples that are not finite numbers; export it again.")
-    return resample(data[:, 0] if first_channel else data.mean(axis=1), rate, sample_rate)
+    return data, rate
 
 
 def write(path: str | os.PathLike[str], wave: np.ndarray, sample_rate: int, *, subtype: str = "PCM_16") -> None:
     """Writes a WAV file, whole or not at all: a reader never sees half of it.
 
-    ``wave`` (n,) or (n, channels), full scale 1; beyond it 16-bit samples are clipped. ``subtype`` is "PCM_16" or
-    "FLOAT" (32 bits, unclipped). UserError for a missing folder, an unknown subtype, an empty or non-finite wave.
+    ``wave`` (n,) or (n, channels), full scale 1; beyond it 16-bit samples are clipped, and int16 samples are written
+    as they are. ``subtype`` is "PCM_16" or "FLOAT" (32 bits, unclipped, no int16). UserError for a missing folder, an
+    unknown subtype, an empty or non-finite wave.
     """
     path, wave = pathlib.Path(path), np.asarray(wave)
     if subtype not in ("PCM_16", "FLOAT"):
@@ -50,7 +61,8 @@ def write(path: str | os.PathLike[str], wave: np.ndarray, sample_rate: int, *, s
         if subtype == "FLOAT":
             temporary.write_bytes(_float_wav(wave, sample_rate))
         else:
-            soundfile.write(temporary, to_int16(wave), sample_rate, format="WAV", subtype=subtype)
+            samples = wave if wave.dtype == np.int16 else to_int16(wave)
+            soundfile.write(temporary, samples, sample_rate, format="WAV", subtype=subtype)
         os.replace(temporary, path)
     except (soundfile.SoundFileError, OSError) as error:
         raise UserError(f"{path} cannot be written ({error}); check that its folder exists and is writable.") from error

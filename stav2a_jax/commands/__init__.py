@@ -3,4 +3,18 @@
 Modules are imported for every call, ``stav2a --help`` included: heavy imports belong inside ``run``.
 """
 
-COMMANDS = ("sample", "train", "foley", "benchmark")
+COMMANDS = (
+    "sample",
+    "train",
+    "compile",
+    "prepare",
+    "foley",
+    "benchmark",
+    "ablation",
+    "convert",
+    "export",
+    "inspect",
+    "listen",
+    "evaluate",
+    "tables",
+)

@@ -267,7 +267,7 @@ def write(model: VideoToAudio, job: Job, shown: Frames | None, sound: Sound, arg
         s: output_path(args.out, job.name, sound.sample, args.samples, s) for s in (".mp4", ".wav", ".png", ".json")
     }
     video = write_with_audio(job.video, sound.wave, sound.sample_rate, path[".mp4"])
-    wav.write(path[".wav"], sound.wave, sound.sample_rate)
+    wav.write(path[".wav"], sound.int16, sound.sample_rate)
     events = [round(float(t), 4) for t in detect_events(sound.wave, sound.sample_rate)]
     if shown is not None:
         draw(

@@ -14,28 +14,61 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--seed", type=int, help="seed of the generated clips and of the run")
     p.add_argument("--out", type=pathlib.Path, help="folder of the run (default runs/NAME)")
     p.add_argument("--cache", type=pathlib.Path, default=pathlib.Path("cache"), help="folder of the rendered clips")
+    p.add_argument(
+        "--init",
+        action="append",
+        default=[],
+        metavar="STAGE=FOLDER",
+        help="take the result of a stage (vae, vocoder, cavp, t2a, onset) from another run, or from a bundle; may be "
+        "repeated, and takes the place of what the config says for this stage",
+    )
+    p.add_argument(
+        "--start",
+        action="append",
+        default=[],
+        metavar="STAGE=FOLDER",
+        help="let a stage go on from the weights of another run or of a bundle; may be repeated",
+    )
+    group = p.add_argument_group("several processes", "docs/clusters.md; SLURM, Open MPI and TPU hosts are noticed")
+    group.add_argument("--distributed", action="store_true", help="one of several processes; JAX finds the others")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="without a cluster: where process 0 listens")
+    group.add_argument("--processes", type=int, metavar="N", help="without a cluster: how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="without a cluster: which of them this is, from 0")
+    p.add_argument("--log-examples", action="store_true", help="write the clips of every step to a file of the stage")
     p.add_argument("--bundle", type=pathlib.Path, help="where the finished model goes (default OUT/bundle)")
     p.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    import os
+
     from rich.console import Console
 
     from stav2a_jax import parallel
-    from stav2a_jax.training import recipe
+    from stav2a_jax.training import initial, recipe
     from stav2a_jax.training.workspace import Workspace
-    from stav2a_jax.types import UserError
 
-    unknown = [s for s in args.stage if s not in recipe.STAGES]
-    if unknown:
-        raise UserError(f"unknown stage {unknown[0]!r}; the stages are {', '.join(recipe.STAGES)}")
+    given, begun = initial.parse(args.init), initial.parse(args.start, "--start", initial.TRAINED)
     seed = [] if args.seed is None else [f"seed={args.seed}", f"data.seed={args.seed}"]
     cfg = recipe.load_config(args.config, seed + args.assignments)
+    recipe.to_train(cfg, args.stage)
+    given = {**initial.parse(cfg.recipe.init, "recipe.init"), **given}
+    begun = {**initial.parse(cfg.recipe.start, "recipe.start", initial.TRAINED), **begun}
     parallel.use_host_devices(cfg.host_devices)
-    console = Console()
+    if args.distributed or args.coordinator or parallel.in_cluster(os.environ):
+        parallel.join_processes(args.coordinator, args.processes, args.process)
+    console = Console(quiet=not parallel.is_main())
     ws = Workspace(cfg, args.out or pathlib.Path("runs") / cfg.name, args.cache)
-    recipe.train(ws, args.stage, console)
-    if all(ws.done(name) for name in recipe.STAGES):
+    for stage, names in given.items():
+        with parallel.main_first(f"weights of {stage}"):
+            taken = initial.adopt(ws, stage, names)
+        console.print(f"{stage}: {'taken' if taken else 'was taken'} from {', '.join(names)}")
+    for stage, names in begun.items():
+        with parallel.main_first(f"first weights of {stage}"):
+            if initial.start(ws, stage, names):
+                console.print(f"{stage}: begins with the weights of {', '.join(names)}")
+    recipe.train(ws, args.stage, console, log_examples=args.log_examples)
+    if parallel.is_main() and all(ws.done(name) for name in recipe.needed(cfg)):
         folder = args.bundle or ws.root / "bundle"
         recipe.make_bundle(ws, folder, f"python train.py --config {args.config}")
         console.print(f"bundle: {folder}")

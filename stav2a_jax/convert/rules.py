@@ -6,6 +6,7 @@ A table is a tuple of :class:`Rule`; ``{name}`` in a template stands for a numbe
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -95,14 +96,40 @@ def prefixed(rules: Sequence[Rule], torch: str = "", flax: str = "") -> tuple[Ru
     )
 
 
+class Problem(str):
+    """A sentence on one tensor. ``kind``: 'missing', 'foreign' (has no place), 'shape', 'rule' (unused) or 'other'."""
+
+    kind: str
+    key: str
+
+    def __new__(cls, text: str, kind: str = "other", key: str = "") -> Problem:
+        problem = super().__new__(cls, text)
+        problem.kind, problem.key = kind, key
+        return problem
+
+
 class ConversionError(ValueError):
     """Lists every key that no rule, or more than one, explains, and every parameter left without a value."""
 
     def __init__(self, problems: Sequence[str]):
+        self.problems = sorted(problems)
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        super().__init__(f"{count}:\n  " + "\n  ".join(sorted(problems)))
+        super().__init__(f"{count}:\n  " + "\n  ".join(self.problems))
 
 
+class Plan(NamedTuple):
+    """What a table does with a checkpoint, known from shapes alone.
+
+    filled: parameter path -> (PyTorch key, layout, shape of the parameter). dropped: keys left out and not tied.
+    tied: copy -> the key that it must equal.
+    """
+
+    filled: dict[str, tuple[str, Layout, tuple[int, ...]]]
+    dropped: tuple[str, ...]
+    tied: dict[str, str]
+
+
+@functools.cache
 def _compile(template: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", template)
     pieces = (re.escape(p) if k % 2 == 0 else rf"(?P<{p}>\d+)" for k, p in enumerate(parts))
@@ -115,6 +142,56 @@ def translate(name: str, pairs: Sequence[tuple[str, str]]) -> str | None:
     return hits[0] if len(hits) == 1 else None
 
 
+def plan_to_flax(
+    shapes: Mapping[str, tuple[int, ...]], rules: Sequence[Rule], expected: Mapping[str, tuple[int, ...]]
+) -> tuple[Plan, list[Problem]]:
+    """What :func:`to_flax` would do with tensors of these shapes, and all that is wrong with them. Reads no numbers."""
+    compiled = [(_compile(r.torch), r) for r in rules]
+    plan, problems = Plan({}, (), {}), []
+    used: set[Rule] = set()
+    dropped: list[str] = []
+    for key, shape in shapes.items():
+        hits = [(m, r) for pattern, r in compiled if (m := pattern.match(key))]
+        if len(hits) != 1:
+            problems.append(Problem(f"{key}: matched by {len(hits)} rules", "foreign", key))
+            continue
+        match, rule = hits[0]
+        used.add(rule)
+        if rule.flax is None:
+            if rule.tied is None:
+                dropped.append(key)
+            else:
+                plan.tied[key] = rule.tied.format(**match.groupdict())
+            continue
+        path = rule.flax.format(**match.groupdict())
+        got, why = _shape_after(rule.layout.to_flax, shape)
+        want = expected.get(path)
+        if why:
+            problems.append(Problem(f"{key}: {shape} does not fit {path}: {why}", "shape", key))
+        elif want is None:
+            problems.append(Problem(f"{key}: -> {path}, which the model does not have", "foreign", key))
+        elif path in plan.filled:
+            problems.append(Problem(f"{key}: -> {path}, already filled", "foreign", key))
+        elif got != tuple(want):
+            problems.append(Problem(f"{key}: {got} does not fit {path} {tuple(want)}", "shape", key))
+        plan.filled.setdefault(path, (key, rule.layout, got))
+    for path in [p for p in expected if p not in plan.filled]:
+        key = translate(path, [(r.flax, r.torch) for r in rules if r.flax is not None]) or path
+        problems.append(Problem(f"{path}: no checkpoint key fills it ({key})", "missing", key))
+    problems += [Problem(f"rule {r.torch!r} matched nothing", "rule", r.torch) for r in rules if r not in used]
+    return plan._replace(dropped=tuple(dropped)), problems
+
+
+def _shape_after(
+    change: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]
+) -> tuple[tuple[int, ...], str | None]:
+    """(shape after a change of layout, or what is wrong), found on a tensor that takes no memory."""
+    try:
+        return change(np.broadcast_to(np.uint8(0), shape)).shape, None
+    except ValueError as error:
+        return (), str(error)
+
+
 def to_flax(
     state: Mapping[str, np.ndarray], rules: Sequence[Rule], expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
@@ -123,48 +200,51 @@ def to_flax(
     ``expected`` maps every parameter of the model to its shape (``jax.eval_shape`` on its init). Every key is used
     exactly once, every parameter is filled and every rule is needed, or a ConversionError lists all that is wrong.
     """
-    compiled = [(_compile(r.torch), r) for r in rules]
-    out: dict[str, np.ndarray] = {}
-    problems: list[str] = []
+    plan, problems = plan_to_flax({key: np.shape(value) for key, value in state.items()}, rules, expected)
+    problems += untied(state, plan.tied)
+    if problems:
+        raise ConversionError(problems)
+    return {path: layout.to_flax(np.asarray(state[key])) for path, (key, layout, _) in plan.filled.items()}
+
+
+def untied(state: Mapping[str, np.ndarray], tied: Mapping[str, str]) -> list[Problem]:
+    """Copies that do not equal their source."""
+    return [
+        Problem(f"{key}: expected a copy of {source}", "other", key)
+        for key, source in tied.items()
+        if source not in state or not np.array_equal(np.asarray(state[source]), np.asarray(state[key]))
+    ]
+
+
+def plan_to_torch(
+    shapes: Mapping[str, tuple[int, ...]], rules: Sequence[Rule]
+) -> tuple[dict[str, tuple[str, Layout, tuple[int, ...]]], list[Problem]]:
+    """PyTorch key -> (parameter path, layout, shape of the PyTorch tensor), tied copies included; and the problems."""
+    compiled = [(_compile(r.flax), r) for r in rules if r.flax is not None]
+    out: dict[str, tuple[str, Layout, tuple[int, ...]]] = {}
+    problems: list[Problem] = []
     used: set[Rule] = set()
-    for key, value in state.items():
-        hits = [(m, r) for pattern, r in compiled if (m := pattern.match(key))]
+    for path, shape in shapes.items():
+        hits = [(m, r) for pattern, r in compiled if (m := pattern.match(path))]
         if len(hits) != 1:
-            problems.append(f"{key}: matched by {len(hits)} rules")
+            problems.append(Problem(f"{path}: matched by {len(hits)} rules", "foreign", path))
             continue
         match, rule = hits[0]
         used.add(rule)
-        if rule.flax is None:
-            problems += _tie_problem(key, match, rule, state)
-            continue
-        path = rule.flax.format(**match.groupdict())
-        try:
-            array = rule.layout.to_flax(np.asarray(value))
-        except ValueError as error:
-            problems.append(f"{key}: {np.shape(value)} does not fit {path}: {error}")
-            out.setdefault(path, np.zeros(()))  # it is not missing as well
-            continue
-        if path not in expected:
-            problems.append(f"{key}: -> {path}, which the model does not have")
-        elif path in out:
-            problems.append(f"{key}: -> {path}, already filled")
-        elif array.shape != tuple(expected[path]):
-            problems.append(f"{key}: {array.shape} does not fit {path} {tuple(expected[path])}")
-        out[path] = array
-    problems += [f"{p}: no checkpoint key fills it" for p in expected if p not in out]
-    problems += [f"rule {r.torch!r} matched nothing" for r in rules if r not in used]
-    if problems:
-        raise ConversionError(problems)
-    return out
-
-
-def _tie_problem(key: str, match: re.Match[str], rule: Rule, state: Mapping[str, np.ndarray]) -> list[str]:
-    if rule.tied is None:
-        return []
-    source = rule.tied.format(**match.groupdict())
-    if source in state and np.array_equal(np.asarray(state[source]), np.asarray(state[key])):
-        return []
-    return [f"{key}: expected a copy of {source}"]
+        key = rule.torch.format(**match.groupdict())
+        got, why = _shape_after(rule.layout.to_torch, shape)
+        if key in out:
+            problems.append(Problem(f"{path}: -> {key}, already filled", "foreign", path))
+        elif why:
+            problems.append(Problem(f"{path}: {shape} does not fit {key}: {why}", "shape", path))
+        else:
+            out[key] = (path, rule.layout, got)
+    unused = [r.flax or "" for _, r in compiled if r not in used]
+    problems += [Problem(f"rule {name!r} matched nothing", "rule", name) for name in unused]
+    for rule in rules:
+        if rule.tied is not None and "{" not in rule.torch and rule.tied in out:
+            out[rule.torch] = out[rule.tied]
+    return out, problems
 
 
 def to_torch(params: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> dict[str, np.ndarray]:
@@ -172,29 +252,7 @@ def to_torch(params: Mapping[str, np.ndarray], rules: Sequence[Rule]) -> dict[st
 
     Every parameter is used exactly once and every rule is needed, or a ConversionError lists all that is wrong.
     """
-    compiled = [(_compile(r.flax), r) for r in rules if r.flax is not None]
-    out: dict[str, np.ndarray] = {}
-    problems: list[str] = []
-    used: set[Rule] = set()
-    for path, value in params.items():
-        hits = [(m, r) for pattern, r in compiled if (m := pattern.match(path))]
-        if len(hits) != 1:
-            problems.append(f"{path}: matched by {len(hits)} rules")
-            continue
-        match, rule = hits[0]
-        used.add(rule)
-        key = rule.torch.format(**match.groupdict())
-        if key in out:
-            problems.append(f"{path}: -> {key}, already filled")
-            continue
-        try:
-            out[key] = rule.layout.to_torch(np.asarray(value))
-        except ValueError as error:
-            problems.append(f"{path}: {np.shape(value)} does not fit {key}: {error}")
-    problems += [f"rule {r.flax!r} matched nothing" for _, r in compiled if r not in used]
-    for rule in rules:
-        if rule.tied is not None and "{" not in rule.torch and rule.tied in out:
-            out[rule.torch] = out[rule.tied]
+    plan, problems = plan_to_torch({path: np.shape(value) for path, value in params.items()}, rules)
     if problems:
         raise ConversionError(problems)
-    return out
+    return {key: layout.to_torch(np.asarray(params[path])) for key, (path, layout, _) in plan.items()}

@@ -118,7 +118,7 @@ class ClipCache:
     """
 
     def __init__(self, folder: pathlib.Path, count: int, shard_size: int = SHARD) -> None:
-        self.folder = folder
+        self.folder, self._made_of = folder, (folder, count, shard_size)
         self.records: list[dict[str, Any]] = []
         self._frames: list[tuple[int, int]] = []
         self._samples: list[tuple[int, int]] = []
@@ -134,19 +134,22 @@ class ClipCache:
             self._wave.append(np.load(_path(folder, shard, "wave.npy"), mmap_mode="r"))
         self.records = self.records[:count]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ClipCache, self._made_of  # a worker process opens the files itself
+
     def __len__(self) -> int:
         return len(self.records)
 
     def video(self, i: int, start: int, count: int) -> np.ndarray:
         """(count, H, W, 3) uint8 from frame ``start``; behind the end the last frame is held."""
         shard, first = self._frames[i]
-        return _cut(self._video[shard][first : first + self.records[i]["frames"]], start, count, hold=True)
+        return cut(self._video[shard][first : first + self.records[i]["frames"]], start, count, hold=True)
 
     def wave(self, i: int, start: int, count: int) -> np.ndarray:
         """(count,) float32 from sample ``start``; zeros behind the end."""
         shard, first = self._samples[i]
         return (
-            _cut(self._wave[shard][first : first + self.records[i]["samples"]], start, count).astype(np.float32) / 32767
+            cut(self._wave[shard][first : first + self.records[i]["samples"]], start, count).astype(np.float32) / 32767
         )
 
 
@@ -154,14 +157,18 @@ class Derived:
     """Rows of all clips in one float16 array; behind a clip's end its last row is held."""
 
     def __init__(self, folder: pathlib.Path, name: str) -> None:
+        self._made_of = folder, name
         self._rows = np.load(folder / f"{name}.npy", mmap_mode="r")
         self._offsets = np.load(folder / f"{name}.offsets.npy")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Derived, self._made_of
 
     def length(self, i: int) -> int:
         return int(self._offsets[i + 1] - self._offsets[i])
 
     def rows(self, i: int, start: int, count: int) -> np.ndarray:
-        return _cut(self._rows[self._offsets[i] : self._offsets[i + 1]], start, count, hold=True).astype(np.float32)
+        return cut(self._rows[self._offsets[i] : self._offsets[i + 1]], start, count, hold=True).astype(np.float32)
 
 
 def write_derived(folder: pathlib.Path, name: str, arrays: list[np.ndarray]) -> None:
@@ -176,7 +183,8 @@ def has_derived(folder: pathlib.Path, name: str, count: int) -> bool:
     return path.exists() and (folder / f"{name}.npy").exists() and len(np.load(path)) == count + 1
 
 
-def _cut(rows: np.ndarray, start: int, count: int, hold: bool = False) -> np.ndarray:
+def cut(rows: np.ndarray, start: int, count: int, hold: bool = False) -> np.ndarray:
+    """(count, ...) of ``rows`` (N, ...) from ``start``; behind the end zeros, or the last row if ``hold``."""
     piece = rows[start : start + count]
     missing = count - len(piece)
     if not missing:

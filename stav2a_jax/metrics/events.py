@@ -103,7 +103,11 @@ def _ratios(counts: np.ndarray) -> np.ndarray:
 
 def _weighted_median(ascending: np.ndarray, weights: np.ndarray) -> float:
     total = np.cumsum(weights)
-    return float(ascending[np.searchsorted(total, total[-1] / 2)]) if total.size and total[-1] else NAN
+    if not total.size or not total[-1]:
+        return NAN
+    # the two in the middle of an even number, as np.median has it
+    middle = [np.searchsorted(total, total[-1] / 2, side) for side in ("left", "right")]
+    return float(ascending[middle].mean())
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

@@ -46,9 +46,15 @@ class MaterialClassifier:
         """features (events, d) of true audio, the material of each."""
         self._model.fit(features, [self.materials.index(m) for m in labels])
 
-    def clip(self, features: np.ndarray) -> str | None:
-        """The likeliest material of one clip: mean log probability over its events; None where it has no event."""
+    def log_probabilities(self, features: np.ndarray) -> np.ndarray | None:
+        """Of one clip, (materials,): the mean over its events, made to sum to 1; None where it has no event."""
         if not len(features):
             return None
-        score = np.log(self._model.predict_proba(features) + 1e-6).mean(axis=0)
-        return self.materials[int(self._model.classes_[int(np.argmax(score))])]
+        score = np.full(len(self.materials), np.log(1e-6))
+        score[self._model.classes_] = np.log(self._model.predict_proba(features) + 1e-6).mean(axis=0)
+        return score - np.log(np.exp(score).sum())
+
+    def clip(self, features: np.ndarray) -> str | None:
+        """The likeliest material of one clip; None where it has no event."""
+        score = self.log_probabilities(features)
+        return None if score is None else self.materials[int(np.argmax(score))]

@@ -159,6 +159,8 @@ class VideoEncoder(nn.Module):
         if jnp.issubdtype(frames.dtype, jnp.integer):
             x = x / 255
         features = Trunk(self.cfg, self.dtype, name="trunk")(x, mask)[-1].mean(axis=(2, 3), dtype=jnp.float32)
+        if self.cfg.colour_bins:
+            features = jnp.concatenate([features, colour_histogram(x, self.cfg.colour_bins)], axis=-1)
         raw = nn.Dense(self.cfg.features, bias_init=nn.initializers.normal(0.02), name="project")(features)
         keep = None if mask is None else mask[..., None].astype(bool)
         if pooled:
@@ -205,6 +207,20 @@ class Trunk(nn.Module):
         conv = ConvNorm(cfg.base_channels, size, stride, kernel_init=contrast_normal, dtype=self.dtype, name="conv1")
         x = nn.relu(conv(x))
         return max_pool(x) if cfg.patch is None else x
+
+
+def colour_histogram(frames: jax.Array, bins: int) -> jax.Array:
+    """Root of a soft colour histogram over every second pixel, ``bins`` per channel (Swain and Ballard 1991).
+
+    The sum of the squares is ``bins`` cubed. A pixel counts for the eight bins around it, by its distance.
+    RGB in [0, 1], shapes: (B, T, H, W, 3) -> (B, T, bins ** 3) float32.
+    """
+    pixels = frames[:, :, ::2, ::2].astype(jnp.float32).reshape(*frames.shape[:2], -1, 3)
+    share = jnp.maximum(1.0 - jnp.abs(pixels[..., None] * (bins - 1) - jnp.arange(bins)), 0.0)
+    red, green, blue = (share[..., c, :] for c in range(3))
+    pairs = (red[..., :, None] * green[..., None, :]).reshape(*red.shape[:-1], bins**2)
+    counts = jnp.einsum("btpi,btpj->btij", pairs, blue).reshape(*frames.shape[:2], -1)
+    return jnp.sqrt(counts * (bins**3 / pixels.shape[2]))
 
 
 def unit_length(x: jax.Array) -> jax.Array:

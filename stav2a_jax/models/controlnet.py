@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from stav2a_jax.config import UNetConfig
 from stav2a_jax.models.unet import Residuals, encode, fold_bins
 from stav2a_jax.nn.attention import mask_bias
-from stav2a_jax.nn.blocks import conv3x3
+from stav2a_jax.nn.blocks import Conv3x3
 from stav2a_jax.types import Params
 
 
@@ -30,6 +30,7 @@ class ControlNet(nn.Module):
 
     cfg: UNetConfig
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -41,7 +42,7 @@ class ControlNet(nn.Module):
             raise ValueError(f"{control.shape=}, expected {want} for latents of shape {x.shape}")
         x = fold_bins(cfg, x)
         condition = ControlEmbedding(cfg.block_out_channels[0], self.dtype, name="control_in")(control, x.shape[2])
-        h, _, skips = encode(cfg, self.dtype, x, t, context.astype(self.dtype), mask_bias(mask), condition)
+        h, _, skips = encode(cfg, self.dtype, x, t, context.astype(self.dtype), mask_bias(mask), condition, self.remat)
 
         def zero_dense(y: jax.Array, name: str) -> jax.Array:  # a 1x1 convolution
             return nn.Dense(y.shape[-1], kernel_init=nn.initializers.zeros, dtype=self.dtype, name=name)(y)
@@ -63,7 +64,7 @@ class ControlEmbedding(nn.Module):
     def __call__(self, control: jax.Array, bins: int) -> jax.Array:
         b, t, k = control.shape
         x = jnp.broadcast_to(control[:, :, None].astype(self.dtype), (b, t, min(bins, 3), k))
-        x = conv3x3(self.channels, self.dtype, "conv", zero=True)(x)
+        x = Conv3x3(self.channels, self.dtype, zero=True, name="conv")(x)
         if bins <= 3:
             return x
         inner = jnp.broadcast_to(x[:, :, 1:2], (b, t, bins - 2, self.channels))

@@ -6,31 +6,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from stav2a_jax.config import ModelConfig
 from stav2a_jax.models.adapters import AttentivePooling, LocalAdapter, OnsetHead, resample_frames
+from stav2a_jax.models.autoencoder import Autoencoder, from_latent
+from stav2a_jax.models.cavp import VideoEncoder
 from stav2a_jax.models.controlnet import ControlNet
 from stav2a_jax.models.text import TextEncoder
 from stav2a_jax.models.unet import UNet
+from stav2a_jax.models.vocoder import Vocoder
 from stav2a_jax.nn.call import apply
 from stav2a_jax.types import Conditioning, DenoiseFn, Params
 
 
+def dtype_of(cfg: ModelConfig) -> Any:
+    """The type that the networks compute in; parameters are float32 always."""
+    return jnp.dtype(cfg.compute.dtype)
+
+
 def encode_text(cfg: ModelConfig, params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
     """Token ids (B, L) and mask (B, L) -> (B, L, d_model)."""
-    return apply(TextEncoder(cfg.text), params["text"], ids, mask)
+    return apply(TextEncoder(cfg.text, dtype_of(cfg)), params["text"], ids, mask)
+
+
+def encode_video(cfg: ModelConfig, params: Params, frames: jax.Array) -> jax.Array:
+    """Frames (B, T, H, W, 3) uint8 or in [0, 1] -> features (B, T, D) of unit length."""
+    return apply(VideoEncoder(cfg.video, dtype_of(cfg)), params["video"], frames)
 
 
 def local_control(
     cfg: ModelConfig, params: Params, video: jax.Array, video_mask: jax.Array | None, frames: int
 ) -> tuple[jax.Array, jax.Array]:
     """Video features (B, T, D) -> (onset logits (B, frames, 2), control (B, frames, C)); paper sec. 2.2."""
-    x = apply(LocalAdapter(cfg.local), params["local"], video, video_mask)
+    x = apply(LocalAdapter(cfg.local, dtype_of(cfg)), params["local"], video, video_mask)
     length = None if video_mask is None else video_mask.sum(axis=1).astype(jnp.int32)
     x = resample_frames(x, frames, cfg.video.fps, cfg.latent.frames_per_second, cfg.local.interpolation, length=length)
-    control, logits = apply(OnsetHead(cfg.local), params["onset"], x)
+    control, logits = apply(OnsetHead(cfg.local, dtype_of(cfg)), params["onset"], x)
     return logits, control
 
 
@@ -42,7 +57,7 @@ def global_tokens(
     dropout: jax.Array | None = None,
 ) -> jax.Array:
     """Video features (B, T, D) -> (B, K, d) tokens (paper eqs. 2-3); ``dropout`` (B,) keys, in training only."""
-    pooling = AttentivePooling(cfg.pooling)
+    pooling = AttentivePooling(cfg.pooling, dtype_of(cfg))
     if dropout is None:
         return apply(pooling, params["pooling"], video, video_mask, deterministic=True)
     mask = jnp.ones(video.shape[:2]) if video_mask is None else video_mask
@@ -54,6 +69,17 @@ def global_tokens(
         ]
 
     return jax.vmap(one)(video, mask, dropout)
+
+
+def video_tokens(
+    cfg: ModelConfig,
+    params: Params,
+    video: jax.Array,
+    video_mask: jax.Array | None,
+    dropout: jax.Array | None = None,
+) -> jax.Array | None:
+    """:func:`global_tokens`, or None for a model without them."""
+    return global_tokens(cfg, params, video, video_mask, dropout) if cfg.conditions.global_tokens else None
 
 
 def join(
@@ -75,9 +101,43 @@ def join(
     )
 
 
+def condition_chain(
+    cfg: ModelConfig,
+    params: Params,
+    prompt: tuple[jax.Array, jax.Array],
+    null: tuple[jax.Array, jax.Array],
+    video: jax.Array,
+    frames: int,
+) -> tuple[tuple[Conditioning, ...], jax.Array]:
+    """Conditions of growing content (nothing, + local, + global, + text), and onset logits (B, frames, 2).
+
+    ``prompt`` and ``null`` are ids and mask (B, L); video features (B, T, D). What ``cfg.conditions`` leaves out is not
+    there; without a control the logits are 0.
+    """
+    logits, control, silent = jnp.zeros((video.shape[0], frames, 2)), None, None
+    if cfg.conditions.control:
+        logits, control = local_control(cfg, params, video, None, frames)
+        silent = jnp.zeros_like(control)
+    tokens = video_tokens(cfg, params, video, None)
+    text, empty = (encode_text(cfg, params, *pair) for pair in (prompt, null))
+    hidden = jnp.zeros(video.shape[0])
+    nothing = join(empty, null[1], tokens, silent, hidden)
+    local = join(empty, null[1], tokens, control, hidden)
+    both = join(empty, null[1], tokens, control)
+    return (nothing, local, both, join(text, prompt[1], tokens, control)), logits
+
+
+def decode(cfg: ModelConfig, params: Params, x0: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Latents (B, frames, bins, C) -> log-mel (B, mel frames, bands) and wave (B, all samples of the vocoder)."""
+    latent = from_latent(x0, cfg.autoencoder.scale_factor)
+    mel = apply(Autoencoder(cfg.autoencoder), params["autoencoder"], latent, method="decode")[..., 0]
+    return mel, apply(Vocoder(cfg.vocoder), params["vocoder"], mel)
+
+
 def denoiser(cfg: ModelConfig, params: Params) -> DenoiseFn:
     """The U-Net, with the ControlNet's residuals where the conditioning carries a control."""
-    unet, controlnet = UNet(cfg.unet), ControlNet(cfg.unet)
+    dtype, remat = dtype_of(cfg), cfg.compute.remat
+    unet, controlnet = UNet(cfg.unet, dtype, remat), ControlNet(cfg.unet, dtype, remat)
 
     def denoise(x: jax.Array, t: jax.Array, cond: Conditioning) -> jax.Array:
         residuals = None

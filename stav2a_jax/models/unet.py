@@ -6,13 +6,15 @@ Module names mirror the PyTorch ones (``down_1/attn_0`` is ``down_blocks.1.atten
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from stav2a_jax.config import UNetConfig
 from stav2a_jax.nn.attention import SpatialTransformer, mask_bias
-from stav2a_jax.nn.blocks import RESNET_EPS, Downsample, GroupNorm, ResBlock, TimeEmbedding, Upsample, conv3x3
+from stav2a_jax.nn.blocks import RESNET_EPS, Conv3x3, Downsample, GroupNorm, ResBlock, TimeEmbedding, Upsample
 
 Residuals = tuple[tuple[jax.Array, ...], jax.Array]
 """ControlNet output: one residual per skip connection, in the order the skips are made, and one of the middle."""
@@ -27,6 +29,7 @@ class DownBlock(nn.Module):
     cfg: UNetConfig
     level: int
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -34,7 +37,7 @@ class DownBlock(nn.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         cfg, skips = self.cfg, []
         for j in range(cfg.layers_per_block):
-            x = _layer(cfg, self.level, self.dtype, j, x, temb, context, bias)
+            x = _layer(cfg, self.level, self.dtype, self.remat, j, x, temb, context, bias)
             skips.append(x)
         if self.level < len(cfg.block_out_channels) - 1:
             x = Downsample(self.dtype, name="downsample")(x)
@@ -47,25 +50,28 @@ class MiddleBlock(nn.Module):
 
     cfg: UNetConfig
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array, context: jax.Array, bias: jax.Array | None) -> jax.Array:
         cfg, width = self.cfg, self.cfg.block_out_channels[-1]
-        x = ResBlock(width, cfg.norm_groups, self.dtype, name="res_0")(x, temb)
-        attention = SpatialTransformer(cfg.num_heads[-1], cfg.norm_groups, self.dtype, name="attn_0")
-        x = attention(x, context, bias)
-        return ResBlock(width, cfg.norm_groups, self.dtype, name="res_1")(x, temb)
+        residual, transformer = (rematted(block, self.remat) for block in (ResBlock, SpatialTransformer))
+        x = residual(width, cfg.norm_groups, self.dtype, name="res_0")(x, temb)
+        x = transformer(cfg.num_heads[-1], cfg.norm_groups, self.dtype, name="attn_0")(x, context, bias)
+        return residual(width, cfg.norm_groups, self.dtype, name="res_1")(x, temb)
 
 
 class UpBlock(nn.Module):
     """One level of the decoder: [residual block on (x, skip), attention] x (layers + 1), then an upsampling.
 
-    The finest level has no upsampling. ``skips`` are this level's, last one first. Shapes as :class:`DownBlock`, -> x.
+    The finest level has no upsampling. ``skips`` are this level's, last one first; ``size`` (T, F) is the next level's,
+    None at the finest. Shapes as :class:`DownBlock`, -> x.
     """
 
     cfg: UNetConfig
     level: int  # of the encoder: the coarsest is the first to run
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -75,17 +81,19 @@ class UpBlock(nn.Module):
         temb: jax.Array,
         context: jax.Array,
         bias: jax.Array | None,
+        size: tuple[int, int] | None,
     ) -> jax.Array:
         for j, skip in enumerate(skips):
             x = jnp.concatenate([x, skip], axis=-1)
-            x = _layer(self.cfg, self.level, self.dtype, j, x, temb, context, bias)
-        return Upsample(self.dtype, name="upsample")(x) if self.level else x
+            x = _layer(self.cfg, self.level, self.dtype, self.remat, j, x, temb, context, bias)
+        return x if size is None else Upsample(self.dtype, name="upsample")(x, size)
 
 
 def _layer(
     cfg: UNetConfig,
     level: int,
     dtype: jnp.dtype,
+    remat: bool,
     j: int,
     x: jax.Array,
     temb: jax.Array,
@@ -93,10 +101,16 @@ def _layer(
     bias: jax.Array | None,
 ) -> jax.Array:
     """Residual block ``res_j`` and, where the level has attention, ``attn_j`` of the calling compact module."""
-    x = ResBlock(cfg.block_out_channels[level], cfg.norm_groups, dtype, name=f"res_{j}")(x, temb)
+    residual, transformer = (rematted(block, remat) for block in (ResBlock, SpatialTransformer))
+    x = residual(cfg.block_out_channels[level], cfg.norm_groups, dtype, name=f"res_{j}")(x, temb)
     if not cfg.attention[level]:
         return x
-    return SpatialTransformer(cfg.num_heads[level], cfg.norm_groups, dtype, name=f"attn_{j}")(x, context, bias)
+    return transformer(cfg.num_heads[level], cfg.norm_groups, dtype, name=f"attn_{j}")(x, context, bias)
+
+
+def rematted(block: type[nn.Module], remat: bool) -> Any:
+    """The block, with ``remat`` computed again for its gradient; its parameters have the same paths either way."""
+    return nn.remat(block) if remat else block
 
 
 def encode(
@@ -107,6 +121,7 @@ def encode(
     context: jax.Array,
     bias: jax.Array | None,
     control: jax.Array | None = None,
+    remat: bool = False,
 ) -> tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]:
     """The encoder and the middle, as submodules of the calling compact module.
 
@@ -114,27 +129,28 @@ def encode(
     ``conv_in``, added to it before the first skip -> (middle output, time embedding, skips in the order they are made).
     """
     temb = TimeEmbedding(cfg.block_out_channels[0], name="time_embedding")(t)
-    x = conv3x3(cfg.block_out_channels[0], dtype, "conv_in")(x)
+    x = Conv3x3(cfg.block_out_channels[0], dtype, name="conv_in")(x)
     if control is not None:
         x = x + control
     skips = [x]
     for level in range(len(cfg.block_out_channels)):
-        x, new = DownBlock(cfg, level, dtype, name=f"down_{level}")(x, temb, context, bias)
+        x, new = DownBlock(cfg, level, dtype, remat, name=f"down_{level}")(x, temb, context, bias)
         skips.extend(new)
-    return MiddleBlock(cfg, dtype, name="mid")(x, temb, context, bias), temb, tuple(skips)
+    return MiddleBlock(cfg, dtype, remat, name="mid")(x, temb, context, bias), temb, tuple(skips)
 
 
 class UNet(nn.Module):
     """Predicts epsilon or v, as the schedule says, from a noisy latent.
 
     x (B, T, F, C) noisy latent; t (B,) int timestep; context (B, L, D) tokens; mask (B, L) 1 = keep, or None for all;
-    residuals of a ControlNet, or None. Raises ValueError where T or F do not divide by the downsampling.
+    residuals of a ControlNet, or None. T and F may have any length (F divided by ``cfg.fold`` must be whole).
 
     Shapes: -> (B, T, F, C) float32 or ``dtype``.
     """
 
     cfg: UNetConfig
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -147,16 +163,18 @@ class UNet(nn.Module):
     ) -> jax.Array:
         cfg, bias = self.cfg, mask_bias(mask)
         context = context.astype(self.dtype)
-        h, temb, skips = encode(cfg, self.dtype, fold_bins(cfg, x), t, context, bias)
+        h, temb, skips = encode(cfg, self.dtype, fold_bins(cfg, x), t, context, bias, remat=self.remat)
         if residuals is not None:
             skips = tuple(skip + extra for skip, extra in zip(skips, residuals[0], strict=True))
             h = h + residuals[1]
         stack, count = list(skips), cfg.layers_per_block + 1
         for i, level in enumerate(reversed(range(len(cfg.block_out_channels)))):
             mine = tuple(stack.pop() for _ in range(count))
-            h = UpBlock(cfg, level, self.dtype, name=f"up_{i}")(h, mine, temb, context, bias)
+            size = (stack[-1].shape[1], stack[-1].shape[2]) if stack else None
+            block = UpBlock(cfg, level, self.dtype, self.remat, name=f"up_{i}")
+            h = block(h, mine, temb, context, bias, size)
         h = nn.silu(GroupNorm(cfg.norm_groups, RESNET_EPS, self.dtype, name="norm_out")(h))
-        h = conv3x3(cfg.channels * cfg.fold, self.dtype, "conv_out")(h)
+        h = Conv3x3(cfg.channels * cfg.fold, self.dtype, name="conv_out")(h)
         return h.reshape(x.shape)  # undoes the fold
 
 
@@ -166,12 +184,8 @@ def fold_bins(cfg: UNetConfig, x: jax.Array) -> jax.Array:
     A reshape with channels last. Raises ValueError, with the numbers, where the latent does not fit the U-Net.
     """
     b, frames, bins, channels = x.shape
-    factor = 2 ** (len(cfg.block_out_channels) - 1)
     if channels != cfg.channels:
         raise ValueError(f"latent {x.shape=} has {channels} channels, expected {cfg.channels}")
-    if frames % factor or bins % (factor * cfg.fold):
-        raise ValueError(
-            f"latent {x.shape=}: {frames} frames must divide by {factor} and {bins} bins by {factor * cfg.fold} "
-            f"({len(cfg.block_out_channels)} levels, fold {cfg.fold})"
-        )
+    if bins % cfg.fold:
+        raise ValueError(f"latent {x.shape=}: {bins} bins must divide by fold {cfg.fold}")
     return x.reshape(b, frames, bins // cfg.fold, channels * cfg.fold)

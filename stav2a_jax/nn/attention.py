@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from stav2a_jax.nn.blocks import GroupNorm
+from stav2a_jax.nn.target import target_platform
 
 TRANSFORMER_EPS = 1e-6  # group norm before an attention block, as in diffusers; layer norms have 1e-5
 CHUNK_ABOVE = 512 * 512  # scores per head from which the CPU works in query chunks (measured: benchmarks/attention.py)
-CHUNK = 256  # queries per chunk: 256 x 4096 float32 scores are 4 MB, about a core's share of the cache
+CHUNK_SCORES = 1 << 20  # scores per chunk: 4 MB in float32. Smaller chunks cost more calls, larger ones leave the cache
 MASKED = -10_000.0  # the reference's bias of a masked token; finite, so that a fully masked row stays a softmax
 
 
@@ -26,7 +27,7 @@ def attend(
     """softmax(scale * q k^T + bias) v, the softmax in float32.
 
     Shapes: q (B, Tq, H, D), k and v (B, Tk, H, D), bias broadcastable to (B, H, Tq, Tk) -> (B, Tq, H, D) in q's
-    dtype. ``scale`` defaults to 1 / sqrt(D). ``implementation`` is chosen while tracing from the backend:
+    dtype. ``scale`` defaults to 1 / sqrt(D). ``implementation`` is chosen while tracing, by the device traced for:
 
     * "plain": whole score matrix; the fastest on a CPU when it is small;
     * "chunked": exact, query chunk by query chunk, recomputed in the backward pass; memory O(Tk) per query chunk;
@@ -48,8 +49,8 @@ def attend(
 
 
 def default_implementation(q: jax.Array, k: jax.Array, bias: jax.Array | None, backend: str | None = None) -> str:
-    """Name of the implementation :func:`attend` takes for these shapes on ``backend`` (default: the current one)."""
-    backend = backend or jax.default_backend()
+    """Name of the implementation :func:`attend` takes for these shapes on ``backend`` (default: that traced for)."""
+    backend = backend or target_platform()
     if backend == "cpu":
         return "chunked" if q.shape[1] * k.shape[1] > CHUNK_ABOVE else "plain"
     # cuDNN restricts the length and the gradient of a bias; attention with one (few text tokens) is cheap anyway.
@@ -88,9 +89,10 @@ def _plain(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, sca
 def _chunked(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, scale: float) -> jax.Array:
     """Loops over (batch, head), then over chunks of queries, so that one chunk's scores stay in the cache."""
     b, tq, h, d = q.shape
-    chunks = -(-tq // CHUNK)
-    pad = chunks * CHUNK - tq  # rows of zeros, cut off below
-    q1 = jnp.pad(_heads_first(q * scale), ((0, 0), (0, 0), (0, pad), (0, 0))).reshape(b * h, chunks, CHUNK, d)
+    size = min(tq, max(1, CHUNK_SCORES // k.shape[1]))  # queries per chunk
+    chunks = -(-tq // size)
+    pad = chunks * size - tq  # rows of zeros, cut off below
+    q1 = jnp.pad(_heads_first(q * scale), ((0, 0), (0, 0), (0, pad), (0, 0))).reshape(b * h, chunks, size, d)
     k1, v1 = (_heads_first(x).reshape(b * h, -1, d) for x in (k, v))
     bias1 = None
     if bias is not None:
@@ -99,13 +101,13 @@ def _chunked(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, s
         if rows == 1:
             bias1 = jnp.broadcast_to(bias1[:, None], (b * h, chunks, 1, tk))
         else:
-            bias1 = jnp.pad(bias1, ((0, 0), (0, pad), (0, 0))).reshape(b * h, chunks, CHUNK, tk)
+            bias1 = jnp.pad(bias1, ((0, 0), (0, pad), (0, 0))).reshape(b * h, chunks, size, tk)
 
     def head(args):
         q2, k2, v2, bias2 = args
         return jax.lax.map(jax.checkpoint(lambda c: _softmax_sum(c[0], k2, v2, c[1])), (q2, bias2))
 
-    out = jax.lax.map(head, (q1, k1, v1, bias1)).reshape(b, h, chunks * CHUNK, d)[:, :, :tq]
+    out = jax.lax.map(head, (q1, k1, v1, bias1)).reshape(b, h, chunks * size, d)[:, :, :tq]
     return _heads_first(out).astype(q.dtype)
 
 

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from stav2a_jax.nn.conv2d import conv3x3, upsampled_conv3x3
+
 RESNET_EPS = 1e-5  # group norm of residual blocks and of the output head
 
 
@@ -82,18 +84,18 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array) -> jax.Array:
         h = nn.silu(GroupNorm(self.groups, RESNET_EPS, self.dtype, name="norm1")(x))
-        h = conv3x3(self.channels, self.dtype, "conv1")(h)
+        h = Conv3x3(self.channels, self.dtype, name="conv1")(h)
         shift = nn.Dense(self.channels, dtype=self.dtype, name="time_proj")(nn.silu(temb))
         h = h + shift[:, None, None]
         h = nn.silu(GroupNorm(self.groups, RESNET_EPS, self.dtype, name="norm2")(h))
-        h = conv3x3(self.channels, self.dtype, "conv2")(h)
+        h = Conv3x3(self.channels, self.dtype, name="conv2")(h)
         if x.shape[-1] != self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="shortcut")(x)  # a 1x1 convolution
         return x + h
 
 
 class Downsample(nn.Module):
-    """3x3 convolution, stride 2, one zero on every side. (B, T, F, C) -> (B, T/2, F/2, C)."""
+    """3x3 convolution, stride 2, one zero on every side. (B, T, F, C) -> (B, T/2, F/2, C), rounded up."""
 
     dtype: jnp.dtype = jnp.float32
 
@@ -103,18 +105,35 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest neighbour x2, then a 3x3 convolution. (B, T, F, C) -> (B, 2T, 2F, C)."""
+    """Nearest neighbour x2, then a 3x3 convolution. (B, T, F, C) -> (B, 2T, 2F, C), or ``size`` (2T - 1, ..) of these.
+
+    A level of odd length was rounded up by its downsampling; it comes back as long as its skips are.
+    """
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        b, t, f, c = x.shape
-        x = jnp.broadcast_to(x[:, :, None, :, None], (b, t, 2, f, 2, c)).reshape(b, 2 * t, 2 * f, c)
-        return conv3x3(c, self.dtype, "conv")(x)
+    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+        _, t, f, c = x.shape
+        return Conv3x3(c, self.dtype, upsample=True, name="conv")(x, size or (2 * t, 2 * f))
 
 
-def conv3x3(channels: int, dtype: jnp.dtype, name: str, *, zero: bool = False) -> nn.Conv:
-    """3x3 convolution with one zero on every side; ``zero`` starts it at 0 (ControlNet)."""
-    init = nn.initializers.zeros if zero else nn.linear.default_kernel_init
-    return nn.Conv(channels, (3, 3), padding=((1, 1), (1, 1)), kernel_init=init, dtype=dtype, name=name)
+class Conv3x3(nn.Module):
+    """3x3 convolution with one zero on every side; the parameters of ``nn.Conv``, the arithmetic of ``nn/conv2d.py``.
+
+    ``zero`` starts the kernel at 0 (ControlNet); ``upsample`` repeats every position first, up to ``size``.
+    x (B, T, F, C) -> (B, T, F, channels), or (B, *size, channels).
+    """
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+    zero: bool = False
+    upsample: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, size: tuple[int, int] | None = None) -> jax.Array:
+        init = nn.initializers.zeros if self.zero else nn.linear.default_kernel_init
+        kernel = self.param("kernel", init, (3, 3, x.shape[-1], self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
+        return (upsampled_conv3x3(x, kernel, size) if self.upsample else conv3x3(x, kernel)) + bias

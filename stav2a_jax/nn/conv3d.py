@@ -12,6 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from stav2a_jax.nn.target import target_platform
+
 CHUNK = 8  # frames per step of the kernel gradient; its patches then stay near the cache
 
 
@@ -26,7 +28,7 @@ def conv3d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
         if kt == 1:
             return x @ kernel[0, 0, 0]
     even = x.shape[2] % stride == 0 and x.shape[3] % stride == 0
-    if kt > 1 and even and jax.default_backend() == "cpu":
+    if kt > 1 and even and target_platform() == "cpu":
         return _with_fast_gradient(x, kernel, stride)
     return _forward(x, kernel, stride)
 
@@ -39,7 +41,7 @@ def _forward(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     frames = _shifted(_pad(x, 1, kt // 2, kt // 2), range(kt), t, axis=1).reshape(b * t, h, w, kt * c)
     folded = kernel.transpose(1, 2, 0, 3, 4).reshape(size, size, kt * c, out)
     # on pictures smaller than the kernel XLA's gradient on CPU swaps picture and kernel and becomes 20 times slower
-    small = min(-(-h // stride), -(-w // stride)) < size and jax.default_backend() == "cpu"
+    small = min(-(-h // stride), -(-w // stride)) < size and target_platform() == "cpu"
     y = _patches_matmul(frames, folded, stride) if small else _conv2d(frames, folded, stride)
     return y.reshape(b, t, *y.shape[1:])
 

@@ -1,141 +1,143 @@
-"""The loop around a stage: resume, step, validate, save, show."""
+"""The loop around a stage: resume, step, validate, save, stop when asked to."""
 
 from __future__ import annotations
 
 import functools
-import math
-import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+import optax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from stav2a_jax import parallel
 from stav2a_jax.checkpoint import Checkpoints
-from stav2a_jax.config import StageConfig
-from stav2a_jax.data.batches import fixed_pieces, pieces, prefetch
+from stav2a_jax.config import Config, StageConfig
+from stav2a_jax.data.batches import Order, order_of
+from stav2a_jax.data.loading import LoadBatch, batches
+from stav2a_jax.errors import Preempted
 from stav2a_jax.training.optimiser import make_optimiser
 from stav2a_jax.training.stages.base import Stage
-from stav2a_jax.training.step import example_keys, init_state, train_step
+from stav2a_jax.training.step import init_state, train_step
+from stav2a_jax.training.stop import StopSignal
+from stav2a_jax.training.validation import Validation
+from stav2a_jax.training.watch import Watch
 from stav2a_jax.training.workspace import Workspace
 from stav2a_jax.types import Params, TrainState, UserError
 
-VALID_SEED = 2**31 - 1
-"""Validation noise is drawn from this seed, whatever the run's: losses of two runs can be compared."""
 
-
-def check_batch(cfg: StageConfig, name: str) -> None:
-    """UserError where the devices cannot share a stage's batch."""
-    devices, accum = parallel.make_mesh().size, cfg.optim.accum
-    if cfg.batch_size % (devices * accum):
+def check_devices(cfg: Config, name: str) -> None:
+    """UserError where the devices cannot share a stage's batch, or cannot be arranged as asked."""
+    if cfg.mode not in parallel.MODES:
+        raise UserError(f"unknown mode {cfg.mode!r}: choose one of {', '.join(parallel.MODES)}")
+    if cfg.mode == "pmap" and (cfg.fsdp > 1 or jax.process_count() > 1):
+        raise UserError("mode 'pmap' runs in one process and without fsdp: choose mode 'jit'")
+    try:
+        devices = parallel.make_mesh(fsdp=cfg.fsdp).size
+    except ValueError as error:
+        raise UserError(f"{error}: set fsdp to a divisor") from error
+    stage: StageConfig = getattr(cfg.stages, name)
+    if stage.steps < 1:
+        raise UserError(f"config {cfg.name!r} does not train stage {name!r}: choose another --config")
+    if stage.batch_size % (devices * stage.optim.accum):
         raise UserError(
-            f"batch size {cfg.batch_size} of stage {name!r} does not divide over {devices} devices x "
-            f"{accum} accumulation steps: choose a multiple"
+            f"batch size {stage.batch_size} of stage {name!r} does not divide over {devices} devices x "
+            f"{stage.optim.accum} accumulation steps: choose a multiple"
         )
 
 
-def fit(ws: Workspace, name: str, stage: Stage, console: Console) -> Params:
-    """Train one stage to its end, or go on where it was interrupted. Returns the best validation EMA."""
-    from tensorboardX import SummaryWriter
+def fit(
+    ws: Workspace, name: str, stage: Stage, console: Console, stop: StopSignal, *, log_examples: bool = False
+) -> Params:
+    """Train one stage to its end, or go on where it was interrupted. Returns the best validation EMA.
 
+    Raises Preempted, with the state saved, where ``stop`` says so; UserError with the step and its clips where the
+    loss is not finite. ``log_examples`` writes the clips of every step to examples-PROCESS.jsonl of the stage.
+    """
     cfg: StageConfig = getattr(ws.cfg.stages, name)
-    mesh = parallel.make_mesh()
-    tx = make_optimiser(cfg.optim, cfg.steps, stage.is_frozen)
-    step = functools.partial(
-        train_step, loss_fn=stage.loss, tx=tx, ema_decay=cfg.optim.ema_decay, accum=cfg.optim.accum
+    mesh = parallel.make_mesh(fsdp=ws.cfg.fsdp)
+    step, tx = make_step(cfg, stage)
+    local = not stage.whole_batch and (cfg.optim.accum > 1 or ws.cfg.fsdp > 1)
+    run, put, put_batch = parallel.compile_step(
+        functools.partial(step, accum=cfg.optim.accum), mesh, mode=ws.cfg.mode, local=local
     )
-    run, put, put_batch = parallel.compile_step(step, mesh, mode=ws.cfg.mode)
-    frozen = put(stage.frozen)
-    checkpoints = Checkpoints(ws.root / name / "checkpoints")
-    state = put(init_state(stage.params, tx, ws.cfg.seed))
+    order = training_order(ws, cfg)
+    with Checkpoints(ws.root / name / "checkpoints") as checkpoints:
+        make_state = functools.partial(init_state, tx=tx, seed=ws.cfg.seed)
+        state = parallel.computed_on(mesh, make_state, parallel.put(mesh, stage.params))
+        state = _resumed(checkpoints, state, order, name, console)
+        frozen = put(stage.frozen)
+        validate = Validation(ws, stage, cfg, frozen, mesh)
+        first = int(state.step)
+        count_flops = functools.partial(parallel.flops_of, step, state, frozen)
+        watch = Watch(ws, name, cfg, console, first, count_flops)
+        load = LoadBatch(order, functools.partial(stage.batch, "train"), parallel.rows_of_process(cfg.batch_size))
+        with watch, stop.in_loop(), batches(load, first, cfg.steps, ws.cfg.workers) as loaded:
+            for k, batch in enumerate(watch.timed(loaded), first + 1):
+                clips = batch.pop("clip")
+                if log_examples:
+                    watch.note(k, clips, batch["index"])
+                state, metrics = run(state, frozen, put_batch(batch))
+                watch.stepped(k, clips, metrics, batch)
+                if k % cfg.valid_every == 0 or k == cfg.steps:
+                    valid = validate(state)
+                    watch.validated(k, valid, validate.shown(state))
+                    checkpoints.save(state, valid["loss"], pipeline_state(order, k))
+                if stop.asked() and k < cfg.steps:
+                    checkpoints.save(state, None, pipeline_state(order, k))
+                    checkpoints.wait()
+                    raise Preempted(f"stage {name!r} was told to stop and is saved at step {k}")
+        return _finish(ws, name, stage, state, checkpoints)
+
+
+def make_step(cfg: StageConfig, stage: Stage) -> tuple[Callable[..., Any], optax.GradientTransformation]:
+    """(``step(state, frozen, batch, accum=1, spread=None) -> (state, metrics)``, its optimiser)."""
+    tx = make_optimiser(cfg.optim, cfg.steps, stage.is_frozen)
+    return functools.partial(train_step, loss_fn=stage.loss, tx=tx, ema_decay=cfg.optim.ema_decay), tx
+
+
+def training_order(ws: Workspace, cfg: StageConfig) -> Order:
+    """Which pieces of the training clips every step of a stage takes."""
+    rate = ws.cfg.model.latent.frames_per_second
+    crops = [round(seconds * rate) for seconds in cfg.buckets or (cfg.crop_seconds,)]
+    return order_of(ws.clips("train"), ws.cfg.seed, cfg.batch_size, crops, rate, ws.kept("train"))
+
+
+def pipeline_state(order: Order, step: int) -> dict[str, Any]:
+    """Where the input pipeline stands after a step: as many steps on, whatever loads and on however many devices."""
+    return {"next_step": step, **order.fingerprint()}
+
+
+def _resumed(checkpoints: Checkpoints, state: TrainState, order: Order, name: str, console: Console) -> TrainState:
     latest = checkpoints.latest_step()
-    if latest is not None:
-        state = checkpoints.restore(state, latest)
-        console.print(f"[dim]{name}: resumed at step {latest}[/]")
-    validate = make_validation(ws, stage, cfg, frozen)
-    crop = round(cfg.crop_seconds * ws.cfg.model.latent.frames_per_second)
-
-    def make_batch(k: int) -> dict[str, np.ndarray]:
-        chosen = pieces(ws.clips("train"), ws.cfg.seed, k, cfg.batch_size, crop, ws.cfg.model.latent.frames_per_second)
-        return stage.batch("train", chosen)
-
-    writer = SummaryWriter(str(ws.root / name / "log"))
-    started = time.monotonic()
-    with _progress(console) as bar:
-        task = bar.add_task(name, total=cfg.steps, completed=int(state.step), note="compiling")
-        for batch in prefetch(make_batch, int(state.step), cfg.steps):
-            state, metrics = run(state, frozen, put_batch(batch))
-            k = int(state.step)  # waits for the step: keeps the queue of simulated devices short
-            if k % cfg.log_every == 0 or k == cfg.steps:
-                values = {m: float(v) for m, v in metrics.items()}
-                _check_finite(values, name, k, batch)
-                _log(writer, values, k, k, started)
-                bar.update(task, completed=k, note=f"loss {values['loss']:.4f}")
-            if k % cfg.valid_every == 0 or k == cfg.steps:
-                valid = validate(state)
-                for m, v in valid.items():
-                    writer.add_scalar(f"valid/{m}", v, k)
-                checkpoints.save(state, valid["loss"])
-                bar.console.print(f"{name} step {k}: " + " ".join(f"{m} {v:.4f}" for m, v in valid.items()))
-    writer.close()
-    return finish(ws, name, stage, state, checkpoints)
+    if latest is None:
+        return state
+    stood = checkpoints.data(latest)
+    changed = [key for key, value in pipeline_state(order, latest).items() if stood.get(key) != value]
+    if changed:
+        raise UserError(
+            f"stage {name!r} cannot go on at step {latest}: the clips to train on are not those of its start "
+            f"(other {', '.join(changed)}); restore them, or delete the stage's folder"
+        )
+    console.print(f"[dim]{name}: resumed at step {latest}[/]")
+    return _exchanged(checkpoints, state, latest)
 
 
-def finish(ws: Workspace, name: str, stage: Stage, state: TrainState, checkpoints: Checkpoints) -> Params:
+def _exchanged(checkpoints: Checkpoints, state: TrainState, step: int) -> TrainState:
+    """The state of ``step`` in place of ``state``, which is given up first: a large one fits once."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    jax.tree.map(lambda x: x.delete(), state)
+    return checkpoints.restore(shapes, step)
+
+
+def _finish(ws: Workspace, name: str, stage: Stage, state: TrainState, checkpoints: Checkpoints) -> Params:
     """Keep the EMA of the best validation checkpoint as the stage's result."""
     checkpoints.wait()
     best = checkpoints.best_step()
     assert best is not None
-    params = jax.device_get(checkpoints.restore(state, best).ema)
-    record = {"step": best, "valid_loss": checkpoints.valid_loss(best), **stage.finish(params)}
-    ws.write_result(name, params, record)
-    checkpoints.close()
+    params = parallel.fetch(_exchanged(checkpoints, state, best).ema)
+    record = {"step": best, "valid_loss": checkpoints.valid_loss(best)}
+    with parallel.main_first(f"result of {name}"):
+        if parallel.is_main():
+            ws.write_result(name, {**parallel.fetch(stage.kept), **params}, {**record, **stage.finish(params)})
     return params
-
-
-def make_validation(ws: Workspace, stage: Stage, cfg: StageConfig, frozen: Params) -> Any:
-    """Mean metrics of the EMA over fixed pieces with fixed noise."""
-    crop = round(cfg.crop_seconds * ws.cfg.model.latent.frames_per_second)
-    chosen = fixed_pieces(
-        ws.clips("valid"), cfg.batch_size, cfg.valid_batches, crop, ws.cfg.model.latent.frames_per_second
-    )
-    batches = [stage.batch("valid", rows) for rows in chosen]
-
-    @jax.jit
-    def evaluate(params: Params, fixed: Params, batch: dict[str, Any]) -> dict[str, Any]:
-        keys = example_keys(jnp.uint32(VALID_SEED), jnp.int32(0), batch["index"])
-        loss, metrics = stage.valid_loss(params, fixed, batch, keys)
-        return {"loss": loss, **metrics}
-
-    def validate(state: TrainState) -> dict[str, float]:
-        rows = [jax.device_get(evaluate(state.ema, frozen, batch)) for batch in batches]
-        return {m: float(np.mean([r[m] for r in rows])) for m in rows[0]}
-
-    return validate
-
-
-def _check_finite(values: dict[str, float], name: str, step: int, batch: dict[str, np.ndarray]) -> None:
-    if not all(math.isfinite(v) for v in values.values()):
-        examples = ", ".join(str(i) for i in batch["index"][:8])
-        raise UserError(f"stage {name!r} diverged at step {step} ({values}); examples of the batch: {examples} ...")
-
-
-def _log(writer: Any, values: dict[str, float], step: int, done: int, started: float) -> None:
-    for m, v in values.items():
-        writer.add_scalar(f"train/{m}", v, step)
-    writer.add_scalar("train/seconds", time.monotonic() - started, step)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
 import pathlib
+import sys
 import time
+from collections.abc import Iterator, Sequence
 
+import jax
 from rich.console import Console
 
+from stav2a_jax import parallel
 from stav2a_jax.bundle import save_bundle
-from stav2a_jax.config import Config, override
-from stav2a_jax.training.loop import check_batch, fit
+from stav2a_jax.config import ComputeConfig, Config, override
+from stav2a_jax.errors import Preempted
+from stav2a_jax.training.loop import check_devices, fit
 from stav2a_jax.training.stages import cavp, onset, stav2a, t2a, vae, vocoder
+from stav2a_jax.training.stop import StopSignal
 from stav2a_jax.training.workspace import Workspace
 from stav2a_jax.types import Params, UserError
 
@@ -33,7 +41,9 @@ def load_config(path: pathlib.Path, assignments: list[str]) -> Config:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    root = next((str(p.parent) for p in path.resolve().parents if p.name == "configs"), None)
+    with _importing_from(root):  # so that one config can build on another: from configs.foley_tiny import get_model
+        spec.loader.exec_module(module)
     cfg: Config = module.get_config()
     for assignment in assignments:
         try:
@@ -43,21 +53,66 @@ def load_config(path: pathlib.Path, assignments: list[str]) -> Config:
     return cfg
 
 
-def train(ws: Workspace, only: list[str], console: Console) -> None:
-    """Run the stages that are not done, all or ``only`` the named ones."""
-    wanted = [name for name in STAGES if not only or name in only]
+@contextlib.contextmanager
+def _importing_from(root: str | None) -> Iterator[None]:
+    before = sys.path[:]
+    sys.path[:0] = [root] if root else []
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def needed(cfg: Config) -> tuple[str, ...]:
+    """The stages that the model of a config consists of, in order: without a control there is no video to look at, and
+    a fresh local branch needs no onset stage. Raises UserError for conditions that no stage trains."""
+    conditions = cfg.model.conditions
+    if conditions.global_tokens and not conditions.control:
+        raise UserError(
+            "model.conditions: global tokens without a control are trained by no stage; set both or neither"
+        )
+    without: tuple[str, ...] = () if conditions.control else ("cavp", "onset", "stav2a")
+    without += () if cfg.recipe.local == "onset" else ("onset",)
+    return tuple(name for name in STAGES if name not in without)
+
+
+def to_train(cfg: Config, only: Sequence[str] = ()) -> list[str]:
+    """The stages that a run trains, in order: ``only`` the given ones, else those of its recipe, else all it needs."""
+    wanted = only or cfg.recipe.train or needed(cfg)
+    unknown = [name for name in wanted if name not in STAGES]
+    if unknown:
+        raise UserError(f"unknown stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
+    return [name for name in STAGES if name in wanted]
+
+
+def train(ws: Workspace, only: list[str], console: Console, *, log_examples: bool = False) -> None:
+    """Run those stages of :func:`to_train` that are not done.
+
+    Raises Preempted on SIGTERM, with the state of the stage saved. ``log_examples``: see ``loop.fit``.
+    """
+    wanted = to_train(ws.cfg, only)
     for name in wanted:  # now, not hours later
-        check_batch(getattr(ws.cfg.stages, name), name)
+        check_devices(ws.cfg, name)
+    with StopSignal(jax.process_count()).listening() as stop:
+        _train(ws, wanted, console, stop, log_examples)
+
+
+def _train(ws: Workspace, wanted: list[str], console: Console, stop: StopSignal, log_examples: bool) -> None:
     for name in wanted:
-        ws.claim(name)
+        with parallel.main_first(f"settings of {name}"):
+            ws.claim(name)
         if ws.done(name):
             console.print(f"[dim]{name}: done[/]")
             continue
         started = time.monotonic()
         console.rule(f"stage {name}")
-        fit(ws, name, STAGES[name](ws), console)
+        with parallel.main_first(f"inputs of {name}"):  # clips and what is derived from them, once for all processes
+            stage = STAGES[name](ws)
+        fit(ws, name, stage, console, stop, log_examples=log_examples)
         record = ws.result(name)[1]
         console.print(f"{name}: valid loss {record['valid_loss']:.4f}, {(time.monotonic() - started) / 60:.1f} min")
+        if stop.told:
+            raise Preempted(f"told to stop after stage {name!r}")
 
 
 def collect(ws: Workspace) -> Params:
@@ -65,40 +120,60 @@ def collect(ws: Workspace) -> Params:
 
     Of the autoencoder only what sampling needs: the encoder has done its work, and the bundle is to stay small.
     """
-    video_stage = "onset" if ws.cfg.loss.onset_trains_video else "cavp"
-    full, prior = ws.result("stav2a")[0], ws.result("t2a")[0]
-    return {
-        "autoencoder": {
-            k: v for k, v in ws.result("vae")[0]["autoencoder"].items() if k not in ("encoder", "quant_conv")
-        },
+    autoencoder, prior = ws.result("vae")[0]["autoencoder"], ws.result("t2a")[0]
+    decoders = {
+        "autoencoder": {k: v for k, v in autoencoder.items() if k not in ("encoder", "quant_conv")},
         "vocoder": ws.result("vocoder")[0]["vocoder"],
-        "video": ws.result(video_stage)[0]["video"],
         "text": prior["text"],
-        "t2a": prior["unet"],
-        **{group: full[group] for group in ("unet", "controlnet", "local", "onset", "pooling")},
     }
+    if "stav2a" not in needed(ws.cfg):
+        return {**decoders, "unet": prior["unet"]}
+    full = ws.result("stav2a")[0]
+    video = ws.result(stav2a.video_stage(ws.cfg))[0]["video"]
+    trained = {g: full[g] for g in ("unet", "controlnet", "local", "onset", "pooling") if g in full}
+    return {**decoders, "video": video, "t2a": prior["unet"], **trained}
 
 
 def make_bundle(ws: Workspace, folder: pathlib.Path, command: str) -> None:
     """Pack the finished run into a bundle folder."""
     cfg = ws.cfg
+    stages = {name: ws.result(name)[1] for name in needed(cfg)}
+    taken = [record for record in stages.values() if "from" in record]
     info = {
         "made_by": command,
-        "licence": "Apache-2.0",
-        "data": f"generated foley clips, seed {cfg.data.seed}, {cfg.data.train_clips} for training",
-        "stages": {name: ws.result(name)[1] for name in STAGES},
+        "licence": "; ".join(dict.fromkeys(["Apache-2.0", *(text for r in taken for text in r["licence"])])),
+        "data": _data(ws),
+        "stages": stages,
     }
-    save_bundle(folder, ws.model_config(), cfg.guidance, collect(ws), ws.root / "tokenizer.json", info, _card(ws, info))
+    if notices := list(dict.fromkeys(text for record in taken for text in record["notice"])):
+        info["notice"] = "; ".join(notices)
+    model = dataclasses.replace(ws.model_config(), compute=ComputeConfig())  # how it was trained is no part of it
+    save_bundle(folder, model, cfg.guidance, collect(ws), ws.tokenizer_file(), info, _card(ws, info))
+
+
+def _data(ws: Workspace) -> str:
+    data = ws.cfg.data
+    if data.records:
+        return f"{len(ws.clips('train'))} prepared clips of {pathlib.Path(data.records).name}"
+    return f"generated foley clips, seed {data.seed}, {data.train_clips} for training"
 
 
 def _card(ws: Workspace, info: dict) -> str:
-    rows = "\n".join(f"| {n} | {r['step']} | {r['valid_loss']:.4f} |" for n, r in info["stages"].items())
+    rows = "\n".join(
+        f"| {n} | {r['step']} | {r['valid_loss']:.4f} |" if "valid_loss" in r else f"| {n} | {', '.join(r['from'])} | |"
+        for n, r in info["stages"].items()
+    )
+    start = "from nothing" if all("valid_loss" in r for r in info["stages"].values()) else "from other weights"
+    kind = "STA-V2A" if "stav2a" in needed(ws.cfg) else "text-to-audio model"
+    clips = "prepared" if ws.cfg.data.records else "generated"
+    about = f"A {kind}, trained {start} by this repository on {clips} clips."
+    if not ws.cfg.data.records:
+        about += " It knows six materials and a few kinds of contact, and nothing of the wider world."
     return f"""# {ws.cfg.name}
 
-A tiny STA-V2A, trained from nothing by this repository on clips that it generates. It knows six materials and a
-few kinds of contact, and nothing of the wider world.
+{about}
 
-- Licence of the weights: Apache-2.0
+- Licence of the weights: {info["licence"]}
 - Data: {info["data"]} (docs/foley.md)
 - Command: `{info["made_by"]}`
 - Scores: docs/benchmark.md

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from stav2a_jax.types import Batch, Params, TrainState
 Loss = tuple[jax.Array, dict[str, jax.Array]]
 LossFn = Callable[[Params, Params, Batch, jax.Array], Loss]
 """(params, frozen, batch, keys (B,)) -> (mean loss over the batch, scalar metrics)."""
+Gradients = Callable[[Params, Params, Batch, jax.Array], tuple[dict[str, jax.Array], Params]]
+"""(params, frozen, batch, keys (B,)) -> (metrics with the loss, gradients), means over the batch."""
 
 
 def example_keys(seed: jax.Array, step: jax.Array, index: jax.Array) -> jax.Array:
@@ -44,31 +47,19 @@ def train_step(
     tx: optax.GradientTransformation,
     ema_decay: float,
     accum: int = 1,
-    axis_name: str | None = None,
+    spread: Callable[[Gradients], Gradients] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """AdamW step on the mean gradient of ``accum`` chunks of the batch; one all-reduce, after the chunks.
+    """AdamW step on the mean gradient of ``accum`` chunks of the batch.
 
     Args:
       batch: arrays (B, ...), B divisible by ``accum``; ``index`` (B,) numbers the examples.
-      axis_name: set under ``pmap`` only.
+      spread: makes gradients of a device's rows gradients of the batch (``parallel.compile_step``).
 
     Returns (new state, metrics with ``loss`` and ``grad_norm``).
     """
     keys = example_keys(state.seed, state.step, batch["index"])
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-
-    def chunk_grads(chunk: Any) -> Any:
-        rows, chunk_keys = chunk
-        (loss, aux), grads = grad_fn(state.params, frozen, rows, chunk_keys)
-        return {"loss": loss, **aux}, grads
-
-    if accum == 1:
-        metrics, grads = chunk_grads((batch, keys))
-    else:
-        metrics, grads = _accumulate(chunk_grads, (batch, keys), accum)
-    if axis_name is not None:
-        metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
-
+    gradients: Gradients = functools.partial(mean_gradients, loss_fn, accum)
+    metrics, grads = (spread(gradients) if spread else gradients)(state.params, frozen, batch, keys)
     updates, opt = tx.update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
     # The average starts fast and slows down to its decay, so that a short run is not held back by its first steps.
@@ -76,6 +67,20 @@ def train_step(
     ema = jax.tree.map(lambda old, new: old + (1.0 - decay) * (new - old), state.ema, params)
     metrics["grad_norm"] = optax.tree.norm(grads)
     return dataclasses.replace(state, step=state.step + 1, params=params, ema=ema, opt=opt), metrics
+
+
+def mean_gradients(
+    loss_fn: LossFn, accum: int, params: Params, frozen: Params, batch: Batch, keys: jax.Array
+) -> tuple[dict[str, jax.Array], Params]:
+    """See :data:`Gradients`. The batch goes through in ``accum`` chunks, whose mean it is."""
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def chunk_grads(chunk: Any) -> Any:
+        rows, chunk_keys = chunk
+        (loss, aux), grads = grad_fn(params, frozen, rows, chunk_keys)
+        return {"loss": loss, **aux}, grads
+
+    return chunk_grads((batch, keys)) if accum == 1 else _accumulate(chunk_grads, (batch, keys), accum)
 
 
 def _accumulate(chunk_grads: Callable[[Any], Any], rows: Any, accum: int) -> Any:

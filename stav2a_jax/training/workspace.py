@@ -2,6 +2,7 @@
 
 runs/NAME/tokenizer.json
 runs/NAME/STAGE/settings.json  what the stage depends on, written when it starts
+runs/NAME/STAGE/start.safetensors + start.json  weights that it begins with, where they were given
 runs/NAME/STAGE/checkpoints/   orbax, for resuming
 runs/NAME/STAGE/log/           TensorBoard
 runs/NAME/STAGE/params.safetensors + result.json   best validation EMA; its presence says "done"
@@ -13,12 +14,17 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from stav2a_jax.bundle import load_params, save_params
-from stav2a_jax.config import Config, to_dict
-from stav2a_jax.data.cache import ClipCache, cache_folder, prepare
-from stav2a_jax.tokenizer import Tokenizer, train_bpe
+from stav2a_jax.config import Config, ModelConfig, to_dict
+from stav2a_jax.data.cache import ClipCache, Derived, cache_folder, prepare
+from stav2a_jax.data.clips import Clips, ForeignPictures, Rows, kept, measure_av_align
+from stav2a_jax.fields import complete
+from stav2a_jax.tokenizer import FILES, Tokenizer, train_bpe
 from stav2a_jax.types import Params, UserError
 
 DERIVED = {"vae": "latent", "cavp": "video", "onset": "video"}
@@ -30,14 +36,19 @@ class Workspace:
 
     def __init__(self, cfg: Config, root: pathlib.Path, cache: pathlib.Path) -> None:
         self.cfg, self.root, self._cache = cfg, root, cache
-        self._opened: dict[str, ClipCache] = {}
+        self._opened: dict[str, Clips] = {}
         root.mkdir(parents=True, exist_ok=True)
+
+    def compute(self, function: Callable[..., Any], *args: Any) -> Any:
+        """``function(*args)``: initial parameters. ``shapes.ShapesOnly`` gives their shapes instead."""
+        return function(*args)
 
     def claim(self, stage: str) -> None:
         """Note the settings of a stage when it starts; UserError where its folder was begun with other ones."""
-        path, now = self.root / stage / "settings.json", json.loads(json.dumps(stage_settings(self.cfg, stage)))
+        path, now = self.root / stage / "settings.json", _as_json(stage_settings(self.cfg, stage))
         if path.exists():
-            changed = _differences(json.loads(path.read_text()), now)
+            then, wanted = (_as_json(complete(Config, data)) for data in (json.loads(path.read_text()), now))
+            changed = _differences(then, wanted)
             if changed:
                 raise UserError(
                     f"stage {stage!r} in {self.root} has other settings ({', '.join(changed[:5])}): "
@@ -49,37 +60,81 @@ class Workspace:
         temporary.write_text(json.dumps(now, indent=1))
         os.replace(temporary, path)
 
-    def clips(self, split: str) -> ClipCache:
-        """Prepared clips of a split, rendered now if they are not there."""
+    def clips(self, split: str) -> Clips:
+        """Clips of a split: prepared records, or generated ones, rendered now if they are not there."""
         if split not in self._opened:
-            self._opened[split] = self._open(split)
+            self._opened[split] = self._prepared(split) if self.cfg.data.records else self._generated(split)
         return self._opened[split]
 
-    def _open(self, split: str) -> ClipCache:
-        cfg = self.cfg
-        count = cfg.data.train_clips if split == "train" else cfg.data.valid_clips
-        folder = cache_folder(self._cache, cfg.data.seed, split, cfg.model.video, cfg.model.latent.sample_rate)
-        prepare(folder, cfg.data.seed, split, count, cfg.model.video, cfg.model.latent.sample_rate, os.cpu_count() or 1)
-        return ClipCache(folder, count)
+    def kept(self, split: str) -> np.ndarray | None:
+        """Which clips of a split the filters leave, (N,) bool; None for all."""
+        return kept(self.clips(split), self.cfg.data)
+
+    def _prepared(self, split: str) -> Clips:
+        from stav2a_jax.data.prepared import open_clips
+
+        data = self.cfg.data
+        assert data.records is not None
+        part = data.train_split if split == "train" else data.valid_split
+        return open_clips(data.records, part, self._cache, self.cfg.model)
+
+    def _generated(self, split: str) -> Clips:
+        data, video, rate = self.cfg.data, self.cfg.model.video, self.cfg.model.latent.sample_rate
+        count = data.train_clips if split == "train" else data.valid_clips
+        folder = cache_folder(self._cache, data.seed, split, video, rate)
+        prepare(folder, data.seed, split, count, video, rate, os.cpu_count() or 1)
+        clips: Clips = ClipCache(folder, count)
+        if share := data.foreign_picture if split == "train" else 0.0:
+            clips = ForeignPictures(clips, share, data.seed)
+        if data.min_av_align is not None:
+            name = (
+                f"av_align_{share:g}_{count}.json" if share else "av_align.json"
+            )  # the foreign pictures' depend on it
+            measure_av_align(clips, video.fps, folder / name)
+        return clips
+
+    def given(self, field: str) -> bool:
+        """Whether the clips come with the rows of a field (``moments``, ``video``) of their prepared set."""
+        return bool(self.cfg.data.records) and field in getattr(self.clips("train"), "fields", {})
+
+    def rows(self, split: str, name: str) -> Rows:
+        """'latent' (moments of the VAE) or 'video' (features) of all clips: prepared with them, or derived before."""
+        field = {"latent": "moments", "video": "video"}[name]
+        if not self.given(field):
+            return Derived(self.derived_folder(split), name)
+        from stav2a_jax.data.prepared import PreparedClips, PreparedRows
+
+        clips = self.clips(split)
+        assert isinstance(clips, PreparedClips)
+        return PreparedRows(clips, field)
 
     def derived_folder(self, split: str) -> pathlib.Path:
         return self.root / "derived" / split
 
-    def tokenizer(self) -> Tokenizer:
-        """Byte-level BPE learnt from the training captions, once per run."""
-        path = self.root / "tokenizer.json"
-        if not path.exists():
+    def tokenizer_file(self) -> pathlib.Path:
+        """The run's tokenizer: one that came with a text encoder, or a BPE learnt from the captions, once per run."""
+        found = [self.root / name for name in FILES if (self.root / name).is_file()]
+        if not found:
             captions = [r["caption"] for r in self.clips("train").records]
-            train_bpe(captions, self.cfg.model.text.vocab_size).save(path)
-        return Tokenizer.load(path)
+            train_bpe(captions, self.cfg.model.text.vocab_size).save(self.root / FILES[0])
+        return found[0] if found else self.root / FILES[0]
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.tokenizer_file())
 
     def done(self, stage: str) -> bool:
         return (self.root / stage / "result.json").exists()
 
+    def begin(self, stage: str, fresh: Params) -> Params:
+        """Initial parameters of a stage: the ``fresh`` ones, or in their place those groups that it was given."""
+        path = self.root / stage / "start.safetensors"
+        return {**fresh, **load_params(path, tuple(fresh))} if path.exists() else fresh
+
     def result(self, stage: str) -> tuple[Params, dict[str, Any]]:
         """(parameters by group, record) of a finished stage."""
         if not self.done(stage):
-            raise UserError(f"stage {stage!r} is not done in {self.root}: run it first (--stage {stage})")
+            advice = f"run it first (--stage {stage}), or take it from elsewhere (--init {stage}=FOLDER)"
+            raise UserError(f"stage {stage!r} is not done in {self.root}: {advice}")
         self.claim(stage)
         folder = self.root / stage
         return load_params(folder / "params.safetensors"), json.loads((folder / "result.json").read_text())
@@ -93,19 +148,33 @@ class Workspace:
         temporary.write_text(json.dumps(record, indent=1))
         os.replace(temporary, self.root / stage / "result.json")
 
-    def model_config(self) -> Any:
+    def model_config(self) -> ModelConfig:
         """The model config with what earlier stages measured (the latent scale factor) filled in."""
-        model = self.cfg.model
-        if self.done("vae"):
-            scale = float(self.result("vae")[1]["scale_factor"])
-            model = dataclasses.replace(model, autoencoder=dataclasses.replace(model.autoencoder, scale_factor=scale))
-        return model
+        model, scale = self.cfg.model, None
+        if self.given("moments"):
+            scale = getattr(self.clips("train"), "info")["scale_factor"]  # noqa: B009 (only prepared clips have one)
+        elif self.done("vae"):
+            scale = self.result("vae")[1]["scale_factor"]
+        if scale is None:
+            return model
+        return dataclasses.replace(model, autoencoder=dataclasses.replace(model.autoencoder, scale_factor=float(scale)))
 
 
 def stage_settings(cfg: Config, stage: str) -> dict[str, Any]:
-    """What a stage's result depends on: all but names, guidance, devices, and how long the other stages train."""
-    settings = {k: v for k, v in to_dict(cfg).items() if k not in ("name", "guidance", "host_devices")}
+    """What a stage's result depends on: all but names, guidance, devices, what is shown, where weights come from, and
+    the other stages."""
+    without = ("name", "guidance", "host_devices", "fsdp", "workers")
+    settings = {k: v for k, v in to_dict(cfg).items() if k not in without}
+    for section, field in ((settings["model"]["compute"], "remat"), (settings["stages"][stage], "shown")):
+        del section[field]
+    for field in ("train", "init", "start"):
+        settings["recipe"][field] = ()
     return {**settings, "stages": {stage: settings["stages"][stage]}}
+
+
+def _as_json(data: dict[str, Any]) -> dict[str, Any]:
+    """As it comes back from a file: tuples are lists."""
+    return json.loads(json.dumps(data))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:

@@ -23,6 +23,14 @@ class Audio(NamedTuple):
     native_rate: int
 
 
+class Channels(NamedTuple):
+    """samples (channels, n) float32 at sample_rate; announced: length in s that the file claims, None if unknown."""
+
+    samples: np.ndarray
+    sample_rate: int
+    announced: float | None
+
+
 def read_audio(
     path: PathLike, sample_rate: int | None = None, *, start: float = 0.0, seconds: float | None = None
 ) -> Audio:
@@ -32,18 +40,9 @@ def read_audio(
     that of the audio stream. ``sample_rate`` None keeps the source's rate. ``seconds`` gives exactly
     ``round(seconds * sample_rate)`` samples, zeros behind the end. Raises :class:`UserError` without an audio track.
     """
-    with open_container(path) as container:
-        stream = next(iter(container.streams.audio), None)
-        if stream is None:
-            raise UserError(f"{path}: has no audio track.")
-        has_picture = best_video(container) is not None
-    origin = probe(path).start if has_picture else None
-    with open_container(path) as container:
-        stream = container.streams.audio[0]
-        last = math.inf if seconds is None else start + seconds + 1.0
-        wave, rate, channels = _decode_mono(container, stream, origin, last)
-    if not wave.size:
-        raise UserError(f"{path}: no sound could be decoded from its audio track.")
+    last = math.inf if seconds is None else start + seconds + 1.0
+    samples, rate, _ = _read(path, last)
+    channels, wave = len(samples), samples.mean(0, dtype=np.float32)
     if sample_rate is not None and sample_rate != rate:
         wave, rate, native = resample(wave, rate, sample_rate), sample_rate, rate
     else:
@@ -52,6 +51,28 @@ def read_audio(
     if seconds is not None:
         wave = fit(wave, round(seconds * rate))
     return Audio(np.ascontiguousarray(wave), rate, channels, native)
+
+
+def read_channels(path: PathLike) -> Channels:
+    """All the sound of a file at its own rate, every channel; placed on the clock and trimmed as :func:`read_audio`."""
+    return _read(path, math.inf)
+
+
+def _read(path: PathLike, last: float) -> Channels:
+    """Decoded up to about ``last`` s. Raises :class:`UserError` without an audio track, or where nothing is in it."""
+    with open_container(path) as container:
+        stream = next(iter(container.streams.audio), None)
+        if stream is None:
+            raise UserError(f"{path}: has no audio track.")
+        film = best_video(container) is not None
+        found = None if film else _decode(container, stream, None, last)
+    if found is None:
+        origin = probe(path).start
+        with open_container(path) as container:
+            found = _decode(container, container.streams.audio[0], origin, last)
+    if not found.samples.size:
+        raise UserError(f"{path}: no sound could be decoded from its audio track.")
+    return found
 
 
 def resample(wave: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
@@ -67,10 +88,10 @@ def fit(wave: np.ndarray, count: int) -> np.ndarray:
     return np.pad(wave[:count], [(0, max(0, count - len(wave)))] + [(0, 0)] * (wave.ndim - 1))
 
 
-def _decode_mono(container: Any, stream: Any, origin: float | None, last: float) -> tuple[np.ndarray, int, int]:
-    """(wave, rate, channels): mean of the channels, placed on the clock whose zero is ``origin`` (None: first sample).
+def _decode(container: Any, stream: Any, origin: float | None, last: float) -> Channels:
+    """Every channel, placed on the clock whose zero is ``origin`` (None: first sample).
 
-    The mean is taken here because the decoder's own mono down-mix is louder by sqrt(2).
+    Channels are kept apart because the decoder's own mono down-mix is louder by sqrt(2).
     """
     chunks: list[np.ndarray] = []
     position, rate, channels, base = 0, 0, 0, 0.0
@@ -82,24 +103,24 @@ def _decode_mono(container: Any, stream: Any, origin: float | None, last: float)
             begin = frame.time if frame.time is not None else origin or 0.0
             base = begin if origin is None else origin
             position = round((begin - base) * rate)
-            chunks.append(np.zeros(max(0, position), np.float32))
+            chunks.append(np.zeros((channels, max(0, position)), np.float32))
         if source != (source := (frame.format.name, frame.layout.name, frame.sample_rate)):
             converter = av.AudioResampler(format="fltp", layout=layout, rate=rate)  # broadcasts change in mid-stream
         if frame.time is not None:
             gap = round((frame.time - base) * rate) - position
             if gap > _GAP * rate:
-                chunks.append(np.zeros(max(0, min(gap, gap + position)), np.float32))
+                chunks.append(np.zeros((channels, max(0, min(gap, gap + position))), np.float32))
                 position += gap
         for piece in converter.resample(frame):
-            mono = piece.to_ndarray().mean(0, dtype=np.float32)
-            chunks.append(mono[max(0, -position) :])
-            position += len(mono)
+            samples = piece.to_ndarray()
+            chunks.append(samples[:, max(0, -position) :])
+            position += samples.shape[1]
         if position > last * rate:
             break
-    if not chunks:
-        return np.zeros(0, np.float32), rate, channels
-    wave = np.concatenate(chunks)
+    samples = np.concatenate(chunks, axis=1) if chunks else np.zeros((channels, 0), np.float32)
+    announced = None
     if stream.duration is not None:  # the last packet of AAC holds padding that belongs to no one
         begin = (stream.start_time or 0) * float(stream.time_base)
-        wave = wave[: max(0, round((begin - base + float(stream.duration * stream.time_base)) * rate))]
-    return wave, rate, channels
+        announced = begin - base + float(stream.duration * stream.time_base)
+        samples = samples[:, : max(0, round(announced * rate))]
+    return Channels(samples, rate, announced)

@@ -1,58 +1,45 @@
 """The adapters against the original TransVideoFeature, PreOnSet_by_MultiScaleFeature and GlobalVideoFeature."""
 
-import flax.traverse_util
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from stav2a_jax.config import GlobalConfig, LocalConfig
-from stav2a_jax.convert.rules import to_flax
+from stav2a_jax.config import GlobalConfig, LocalConfig, VideoEncoderConfig
 from stav2a_jax.convert.tables.adapters import LOCAL, ONSET, POOLING
 from stav2a_jax.models.adapters import AttentivePooling, LocalAdapter, OnsetHead, onset_loss, resample_frames
+from stav2a_jax.types import LatentSpec
+
+RATES = VideoEncoderConfig().fps, LatentSpec().frames_per_second  # of the release
 
 
-def converted(module, rules, state, *inputs):
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-    expected = {k: v.shape for k, v in flax.traverse_util.flatten_dict(shapes, sep="/").items()}
-    return {"params": flax.traverse_util.unflatten_dict(to_flax(state, rules, expected), sep="/")}
-
-
-@pytest.mark.parametrize("name", ["tiny", "paper"])
-def test_local_features_and_their_windows_equal_the_original(oracle, name):
-    case = oracle(f"trans_video_{name}")
+@pytest.mark.given("trans_video_*")
+def test_local_features_and_their_windows_equal_the_original(case):
     sizes = case.meta["config"]
     cfg = LocalConfig(hidden=sizes["hidden_size"], dim=sizes["output_size"], windows=tuple(sizes["windows"]))
     adapter, video = LocalAdapter(cfg), jnp.asarray(case.inputs["video"])
-    out = adapter.apply(converted(adapter, LOCAL, case.weights(), video), video)
-    for key, part in zip(case.outputs, jnp.split(out, 1 + len(cfg.windows), axis=-1), strict=True):
-        case.check(key, part)
+    local, *means = jnp.split(adapter.apply(case.params(adapter, LOCAL, video), video), 1 + len(cfg.windows), axis=-1)
+    case.check("local", local)
+    for window, mean in zip(cfg.windows, means, strict=True):
+        case.check(f"window{window}", mean)
 
 
-@pytest.mark.parametrize("name", ["tiny", "128", "640"])
-def test_control_logits_and_onset_loss_equal_the_original(oracle, name):
-    case = oracle(f"pre_onset_{name}")
-    head = OnsetHead(LocalConfig())
-    frames = resample_frames(jnp.asarray(case.inputs["tokens"]), 256, 4.0, 25.0)
-    control, logits = head.apply(converted(head, ONSET, case.weights(), frames), frames)
+@pytest.mark.given("pre_onset_*")
+def test_control_logits_and_onset_loss_equal_the_original(case):
+    head = OnsetHead(LocalConfig(control=case.meta["config"]["hidden"]))
+    tokens, n = jnp.asarray(case.inputs["tokens"]), case.shape("logits")[1]
+    numbers = jnp.arange(tokens.shape[1])[None, :, None]
+    case.check("source_frame", resample_frames(numbers, n, *RATES)[0, :, 0])
+    frames = resample_frames(tokens, n, *RATES)
+    control, logits = head.apply(case.params(head, ONSET, frames), frames)
     case.check("features", control)
     case.check("logits", logits)
-    loss = onset_loss(logits, jnp.asarray(case.inputs["onset_labels"]))
-    case.check("onset_loss_mean", loss[None])
+    case.check("onset_loss_mean", onset_loss(logits, jnp.asarray(case.inputs["onset_labels"]))[None])
 
 
-def test_nearest_frames_are_the_originals(oracle):
-    case = oracle("pre_onset_tiny")
-    source = resample_frames(jnp.arange(40.0)[None, :, None], 256, 4.0, 25.0)[0, :, 0]
-    np.testing.assert_array_equal(np.asarray(source), np.asarray(case.outputs["source_frame"]).ravel()[:256])
-
-
-@pytest.mark.parametrize("name", ["tiny", "paper"])
-def test_potentials_attention_and_tokens_equal_the_original(oracle, name):
-    case = oracle(f"global_video_{name}")
+@pytest.mark.given("global_video_*")
+def test_potentials_attention_and_tokens_equal_the_original(case):
     pooling = AttentivePooling(GlobalConfig(dim=case.meta["config"]["dim"], tokens=case.meta["config"]["tokens"]))
     video = jnp.asarray(case.inputs["video"])
-    bound = pooling.bind(converted(pooling, POOLING, case.weights(), video))
+    bound = pooling.bind(case.params(pooling, POOLING, video))
     e = bound.fc(video)
     unary, pairwise = bound.unary(e), bound.pairwise(e)
     attention = bound.attention(unary, pairwise)

@@ -55,19 +55,27 @@ def original_rules(cfg: AutoencoderConfig) -> tuple[Rule, ...]:
     return rules
 
 
-def _diffusers_middle(side: str) -> tuple[Rule, ...]:
+_NAMES = ("to_q", "to_k", "to_v", "to_out.0")
+_NAMES_BEFORE_0_17 = ("query", "key", "value", "proj_attn")
+
+
+def _diffusers_middle(side: str, names: tuple[str, ...]) -> tuple[Rule, ...]:
     torch, flax = f"{side}.mid_block", f"{side}/mid"
     rules = _block(f"{torch}.resnets.0", f"{flax}/res_1") + _block(f"{torch}.resnets.1", f"{flax}/res_2")
     rules += norm(f"{torch}.attentions.0.group_norm", f"{flax}/attention/norm")
-    for name, to in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "out")):
+    for name, to in zip(names, ("q", "k", "v", "out"), strict=True):
         rules += layer(f"{torch}.attentions.0.{name}", f"{flax}/attention/{to}", LINEAR)
     return rules
 
 
-def diffusers_rules(cfg: AutoencoderConfig) -> tuple[Rule, ...]:
-    """Names of diffusers >= 0.17; its ``up_blocks.0`` is the coarsest level, so each level has its own rules."""
-    mult = list(cfg.channel_mult)
-    levels, rules = len(mult), _common("conv_norm_out") + _diffusers_middle("encoder") + _diffusers_middle("decoder")
+def diffusers_rules(cfg: AutoencoderConfig, *, before_0_17: bool = False) -> tuple[Rule, ...]:
+    """Names of diffusers; its ``up_blocks.0`` is the coarsest level, so each level has its own rules.
+
+    Before version 0.17 the middle's attention had other names.
+    """
+    mult, names = list(cfg.channel_mult), _NAMES_BEFORE_0_17 if before_0_17 else _NAMES
+    levels, rules = len(mult), _common("conv_norm_out")
+    rules += _diffusers_middle("encoder", names) + _diffusers_middle("decoder", names)
     before = [1, *mult[:-1]]
     after = [*mult[1:], mult[-1]]  # the decoder enters level i from the next coarser one
     for i in range(levels):

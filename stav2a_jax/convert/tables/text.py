@@ -28,3 +28,6 @@ TEXT: tuple[Rule, ...] = (
     *_rms("encoder.final_layer_norm", "final_norm"),
 )
 """``TextEncoder``."""
+
+UNTIED: tuple[Rule, ...] = tuple(rule for rule in TEXT if rule.tied is None)
+"""The same for a file that holds the embedding once, as safetensors files do."""

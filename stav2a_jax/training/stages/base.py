@@ -7,12 +7,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stav2a_jax.config import ModelConfig
 from stav2a_jax.data.batches import Piece
-from stav2a_jax.data.cache import ClipCache, Derived
+from stav2a_jax.data.clips import Clips, Rows
 from stav2a_jax.tokenizer import Tokenizer
 from stav2a_jax.training.step import Loss as Loss
 from stav2a_jax.training.step import LossFn
 from stav2a_jax.types import Params
+
+
+class Shown(NamedTuple):
+    """For eye and ear. images: (H, W, 3) uint8 by name; sounds: (n,) float32 in [-1, 1] by name."""
+
+    images: dict[str, np.ndarray]
+    sounds: dict[str, np.ndarray] = {}  # noqa: RUF012 (never written to)
+
+
+Show = Callable[[Params, Params, dict[str, np.ndarray]], Shown]
+"""(params, frozen, a few rows of a validation batch) -> what they look and sound like."""
 
 
 class Stage(NamedTuple):
@@ -20,16 +32,22 @@ class Stage(NamedTuple):
 
     params: initial trainable parameters by group. frozen: parameters that travel beside them.
     loss / valid_loss: see :data:`LossFn`; the validation loss draws its noise from fixed keys and drops nothing.
-    batch: pieces of a split -> named arrays. finish: called with the best EMA parameters, returns what to record.
+    batch: (split, pieces, crop in latent frames) -> named arrays; pickled for worker processes.
+    finish: called with the best EMA parameters, returns what to record.
+    whole_batch: the loss is no mean over examples and is computed over the whole batch, not device by device.
+    show: what TensorBoard gets at a validation. kept: frozen groups that are part of the stage's result all the same.
     """
 
     params: Params
     frozen: Params
     loss: LossFn
     valid_loss: LossFn
-    batch: Callable[[str, Sequence[Piece]], dict[str, np.ndarray]]
+    batch: Callable[[str, Sequence[Piece], int], dict[str, np.ndarray]]
     finish: Callable[[Params], dict[str, Any]] = lambda params: {}
     is_frozen: Callable[[tuple], bool] | None = None
+    whole_batch: bool = False
+    show: Show | None = None
+    kept: Params = {}  # noqa: RUF012 (never written to)
 
 
 def index_of(pieces: Sequence[Piece]) -> np.ndarray:
@@ -41,22 +59,22 @@ def frame_mask(pieces: Sequence[Piece], crop: int) -> np.ndarray:
     return (np.arange(crop)[None] < np.array([p.length for p in pieces])[:, None]).astype(np.float32)
 
 
-def stack_waves(cache: ClipCache, pieces: Sequence[Piece], crop: int, samples_per_frame: int) -> np.ndarray:
+def stack_waves(cache: Clips, pieces: Sequence[Piece], crop: int, samples_per_frame: int) -> np.ndarray:
     """(B, crop * samples_per_frame) float32."""
     n = samples_per_frame
     return np.stack([cache.wave(p.clip, p.start * n, crop * n) for p in pieces])
 
 
-def stack_video(cache: ClipCache, pieces: Sequence[Piece], crop: int, ratio: float) -> np.ndarray:
+def stack_video(cache: Clips, pieces: Sequence[Piece], crop: int, ratio: float) -> np.ndarray:
     """(B, crop * ratio, H, W, 3) uint8; ``ratio`` video frames per latent frame."""
     return np.stack([cache.video(p.clip, round(p.start * ratio), round(crop * ratio)) for p in pieces])
 
 
-def stack_rows(rows: Derived, pieces: Sequence[Piece], crop: int, ratio: float = 1.0) -> np.ndarray:
+def stack_rows(rows: Rows, pieces: Sequence[Piece], crop: int, ratio: float = 1.0) -> np.ndarray:
     return np.stack([rows.rows(p.clip, round(p.start * ratio), round(crop * ratio)) for p in pieces])
 
 
-def stack_onsets(cache: ClipCache, pieces: Sequence[Piece], crop: int, frames_per_second: float) -> np.ndarray:
+def stack_onsets(cache: Clips, pieces: Sequence[Piece], crop: int, frames_per_second: float) -> np.ndarray:
     """(B, crop) onset pseudo-labels: label[floor(fps * t)] = 1."""
     labels = np.zeros((len(pieces), crop), np.int32)
     for row, p in zip(labels, pieces, strict=True):
@@ -66,7 +84,9 @@ def stack_onsets(cache: ClipCache, pieces: Sequence[Piece], crop: int, frames_pe
 
 
 def stack_captions(
-    cache: ClipCache, pieces: Sequence[Piece], tokenizer: Tokenizer, max_length: int
+    cache: Clips, pieces: Sequence[Piece], tokenizer: Tokenizer, cfg: ModelConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and mask (B, max_length)."""
-    return tokenizer([cache.records[p.clip]["caption"] for p in pieces], max_length, pad_to=max_length)
+    """Token ids and mask (B, L), padded as ``cfg.pipeline.text_padding`` says (another L compiles another step)."""
+    limit = cfg.text.max_length
+    pad_to = limit if cfg.pipeline.text_padding == "limit" else None
+    return tokenizer([cache.records[p.clip]["caption"] for p in pieces], limit, pad_to=pad_to)

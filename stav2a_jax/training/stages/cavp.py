@@ -6,19 +6,23 @@ contrasts segments, and at 25 features per second a segment is a frame).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stav2a_jax import parallel
 from stav2a_jax.audio.mel import log_mel
-from stav2a_jax.data.batches import Piece, pieces
+from stav2a_jax.data.batches import Piece, order_of
 from stav2a_jax.data.cache import has_derived, write_derived
 from stav2a_jax.models.cavp import VideoEncoder, calibrated, is_statistic
 from stav2a_jax.models.cnn14 import SpecEncoder
+from stav2a_jax.models.system import dtype_of, encode_video
 from stav2a_jax.nn.call import apply
-from stav2a_jax.training.stages.base import Loss, Stage, frame_mask, index_of, stack_video, stack_waves
+from stav2a_jax.training.show import similarity
+from stav2a_jax.training.stages.base import Loss, Shown, Stage, frame_mask, index_of, stack_video, stack_waves
 from stav2a_jax.training.workspace import Workspace
 from stav2a_jax.types import Batch, Params
 
@@ -31,10 +35,10 @@ def build(ws: Workspace) -> Stage:
     caches = {split: ws.clips(split) for split in ("train", "valid")}
 
     def loss(params: Params, frozen: Params, batch: Batch, keys: jax.Array) -> Loss:
-        video = apply(VideoEncoder(cfg.model.video), params["video"], batch["video"])
+        video = encode_video(cfg.model, params, batch["video"])
         return contrast(ws, params, video, batch)
 
-    def batch(split: str, rows: Sequence[Piece]) -> dict[str, np.ndarray]:
+    def batch(split: str, rows: Sequence[Piece], crop: int) -> dict[str, np.ndarray]:
         return {
             "video": stack_video(caches[split], rows, crop, ratio),
             "wave": stack_waves(caches[split], rows, crop, spec.hop * spec.downsample),
@@ -42,9 +46,20 @@ def build(ws: Workspace) -> Stage:
             "index": index_of(rows),
         }
 
+    @jax.jit
+    def features(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        video = encode_video(cfg.model, params, batch["video"])
+        return video, sound_features(ws, params, scaled_mel(ws, batch["wave"]), video.shape[1])
+
+    def show(params: Params, frozen: Params, batch: dict[str, np.ndarray]) -> Shown:
+        pairs = zip(*parallel.fetch(features(params, batch)), strict=True)
+        return Shown({f"example_{i}/picture_against_sound": similarity(*pair) for i, pair in enumerate(pairs)})
+
     frames_per_second = spec.frames_per_second
-    first = pieces(caches["train"], cfg.seed, 0, cfg.stages.cavp.batch_size, crop, frames_per_second)
-    return Stage(init_encoders(ws, batch("train", first)), {}, loss, loss, batch, is_frozen=is_statistic)
+    keep, size = ws.kept("train"), cfg.stages.cavp.batch_size
+    first = order_of(caches["train"], cfg.seed, size, (crop,), frames_per_second, keep).pieces(0)
+    params = ws.begin("cavp", ws.compute(functools.partial(init_encoders, ws), batch("train", first, crop)))
+    return Stage(params, {}, loss, loss, batch, is_frozen=is_statistic, whole_batch=True, show=show)
 
 
 def init_encoders(ws: Workspace, batch: Mapping[str, np.ndarray]) -> Params:
@@ -72,17 +87,24 @@ def contrast(ws: Workspace, params: Params, video: jax.Array, batch: Batch) -> L
     Silent frames are alike and cannot be told apart, so frames count by how far their sound stands out of its clip.
     """
     cfg, mel = ws.cfg, scaled_mel(ws, batch["wave"])
-    audio = apply(SpecEncoder(cfg.model.spec), params["spec"], mel)
     video = jnp.asarray(video, jnp.float32)
-    if audio.shape[1] != video.shape[1]:  # one row per video frame
-        audio = jax.image.resize(audio, (audio.shape[0], video.shape[1], audio.shape[2]), "linear")
-    audio = audio / (jnp.linalg.norm(audio, axis=-1, keepdims=True) + 1e-6)
+    audio = sound_features(ws, params, mel, video.shape[1])
     scale = jnp.exp(jnp.clip(params["logit_scale"]["value"], 0.0, jnp.log(50.0)))
-    weight = batch["mask"] * (0.1 + audibility(mel, video.shape[1]))
+    frames = video.shape[1]
+    mask = batch["mask"][:, np.arange(frames) * batch["mask"].shape[1] // frames]  # from latent to video frames
+    weight = mask * (0.1 + audibility(mel, frames))
     clip_loss = _clip_contrast(video, audio, weight, scale)
-    frame_loss = _frame_contrast(video, audio, batch["mask"], weight, scale)
+    frame_loss = _frame_contrast(video, audio, mask, weight, scale)
     total = clip_loss + cfg.loss.cavp_frame * frame_loss
     return total, {"clip_contrast": clip_loss, "frame_contrast": frame_loss}
+
+
+def sound_features(ws: Workspace, params: Params, mel: jax.Array, frames: int) -> jax.Array:
+    """Unit features of the sound, one row per video frame. (B, T, bins) -> (B, frames, D)."""
+    audio = apply(SpecEncoder(ws.cfg.model.spec, dtype_of(ws.cfg.model)), params["spec"], mel)
+    if audio.shape[1] != frames:
+        audio = jax.image.resize(audio, (audio.shape[0], frames, audio.shape[2]), "linear")
+    return audio / (jnp.linalg.norm(audio, axis=-1, keepdims=True) + 1e-6)
 
 
 def audibility(mel: jax.Array, frames: int) -> jax.Array:
@@ -120,7 +142,9 @@ def _frame_contrast(
 
 
 def derive_features(ws: Workspace, stage: str) -> None:
-    """Write the video features of all clips, from the encoder that ``stage`` left, once."""
+    """Write the video features of all clips, from the encoder that ``stage`` left, once; prepared clips have them."""
+    if ws.given("video"):
+        return
     from rich.progress import track
 
     params, _ = ws.result(stage)

@@ -1,4 +1,4 @@
-"""Stage 4: text-to-audio. The U-Net and, at tiny size, the text encoder learn from (latent, caption) pairs."""
+"""Stage 4: text-to-audio. The U-Net learns from (latent, caption) pairs, and the text encoder if the recipe says so."""
 
 from __future__ import annotations
 
@@ -8,40 +8,52 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stav2a_jax.config import ModelConfig
 from stav2a_jax.data.batches import Piece
-from stav2a_jax.data.cache import Derived
 from stav2a_jax.diffusion.loss import diffusion_loss
 from stav2a_jax.diffusion.schedule import make_schedule
 from stav2a_jax.models.system import denoiser, encode_text, join
 from stav2a_jax.models.text import TextEncoder
 from stav2a_jax.models.unet import UNet
-from stav2a_jax.training.stages.base import Loss, Stage, frame_mask, index_of, stack_captions, stack_rows
+from stav2a_jax.training.show import sampler, samples
+from stav2a_jax.training.stages.base import Loss, Shown, Stage, frame_mask, index_of, stack_captions, stack_rows
 from stav2a_jax.training.stages.vae import derive_latents
 from stav2a_jax.training.workspace import Workspace
-from stav2a_jax.types import Batch, Params
+from stav2a_jax.types import Batch, Conditioning, Params
+
+DROP_TEXT = 101
+"""Salt of the draw that drops a caption."""
 
 
 def build(ws: Workspace) -> Stage:
     derive_latents(ws)
     cfg, model = ws.cfg, ws.model_config()
     schedule = make_schedule(model.schedule)
-    crop = round(cfg.stages.t2a.crop_seconds * model.latent.frames_per_second)
     caches = {split: ws.clips(split) for split in ("train", "valid")}
-    latents = {split: Derived(ws.derived_folder(split), "latent") for split in caches}
+    latents = {split: ws.rows(split, "latent") for split in caches}
     tokenizer = ws.tokenizer()
-    null_ids, null_mask = tokenizer([""], model.text.max_length, pad_to=model.text.max_length)
+    null = tokenizer([""], model.text.max_length, pad_to=model.text.max_length)
 
     def loss(params: Params, frozen: Params, batch: Batch, keys: jax.Array, drop: float) -> Loss:
-        ids, mask = drop_text(batch["ids"], batch["ids_mask"], null_ids, null_mask, keys, drop)
-        cond = join(encode_text(model, params, ids, mask), mask)
+        everything = {**frozen, **params}
+        text, mask = encode_captions(
+            model, everything, batch["ids"], batch["ids_mask"], null, coin(keys, DROP_TEXT, drop), cfg.loss.null_text
+        )
         x0 = sample_latent(batch["moments"], model.autoencoder.scale_factor, keys)
         rows = diffusion_loss(
-            denoiser(model, params), schedule, x0, cond, keys, snr_gamma=cfg.loss.snr_gamma, mask=batch["mask"]
+            denoiser(model, everything),
+            schedule,
+            x0,
+            join(text, mask),
+            keys,
+            snr_gamma=cfg.loss.snr_gamma,
+            snr_weight=cfg.loss.snr_weight,
+            mask=None if cfg.loss.count_padding else batch["mask"],
         )
         return rows.mean(), {}
 
-    def batch(split: str, pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
-        ids, ids_mask = stack_captions(caches[split], pieces, tokenizer, model.text.max_length)
+    def batch(split: str, pieces: Sequence[Piece], crop: int) -> dict[str, np.ndarray]:
+        ids, ids_mask = stack_captions(caches[split], pieces, tokenizer, model)
         return {
             "moments": stack_rows(latents[split], pieces, crop),
             "ids": ids,
@@ -50,12 +62,26 @@ def build(ws: Workspace) -> Stage:
             "index": index_of(pieces),
         }
 
+    def condition(params: Params, batch: Batch) -> Conditioning:
+        kept = jnp.zeros(len(batch["ids"]), bool)
+        return join(*encode_captions(model, params, batch["ids"], batch["ids_mask"], null, kept, cfg.loss.null_text))
+
+    sample = sampler(ws, model, condition)
+
+    def show(params: Params, frozen: Params, batch: dict[str, np.ndarray]) -> Shown:
+        assert sample is not None
+        return samples(*sample({**frozen, **params}, batch, batch["mask"].shape[1]))
+
+    params = ws.begin("t2a", init_t2a(ws))
+    frozen = {} if cfg.recipe.train_text else {"text": params.pop("text")}
     return Stage(
-        init_t2a(ws),
-        {},
+        params,
+        frozen,
         lambda p, f, b, k: loss(p, f, b, k, cfg.loss.drop_text),
         lambda p, f, b, k: loss(p, f, b, k, 0.0),
         batch,
+        show=show if sample else None,
+        kept=frozen,
     )
 
 
@@ -64,11 +90,10 @@ def init_t2a(ws: Workspace) -> Params:
     a, b = jax.random.split(jax.random.key(ws.cfg.seed + 2))
     x = jnp.zeros(cfg.latent.shape(1, 32))
     context, mask = jnp.zeros((1, 4, cfg.unet.cross_attention_dim)), jnp.ones((1, 4))
+    ids = jnp.zeros((1, 4), jnp.int32)
     return {
-        "unet": jax.jit(UNet(cfg.unet).init)(a, x, jnp.zeros((1,), jnp.int32), context, mask)["params"],
-        "text": jax.jit(TextEncoder(cfg.text).init)(b, jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), jnp.int32))[
-            "params"
-        ],
+        "unet": ws.compute(jax.jit(UNet(cfg.unet).init), a, x, jnp.zeros((1,), jnp.int32), context, mask)["params"],
+        "text": ws.compute(jax.jit(TextEncoder(cfg.text).init), b, ids, jnp.ones((1, 4), jnp.int32))["params"],
     }
 
 
@@ -77,12 +102,25 @@ def coin(keys: jax.Array, salt: int, probability: float) -> jax.Array:
     return jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, salt), probability))(keys)
 
 
-def drop_text(
-    ids: jax.Array, mask: jax.Array, null_ids: np.ndarray, null_mask: np.ndarray, keys: jax.Array, probability: float
+def encode_captions(
+    cfg: ModelConfig,
+    params: Params,
+    ids: jax.Array,
+    mask: jax.Array,
+    null: tuple[np.ndarray, np.ndarray],
+    drop: jax.Array,
+    null_text: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """Replace a caption by the padded empty prompt, which is also what guidance uses (decision in docs/model.md)."""
-    drop = coin(keys, 101, probability)[:, None]
-    return jnp.where(drop, null_ids, ids), jnp.where(drop, null_mask, mask)
+    """Embeddings (B, L, D) and mask (B, L) of captions (B, L), those with ``drop`` (B,) replaced by the null text.
+
+    'prompt': the padded empty prompt, ``null`` (1, L or longer), which is also what guidance uses. 'zeros': zeros in
+    place of the embedding and the caption's own mask, as the release trains (it samples with the empty prompt).
+    """
+    if null_text == "zeros":
+        return jnp.where(drop[:, None, None], 0.0, encode_text(cfg, params, ids, mask)), mask
+    null_ids, null_mask = (array[:, : ids.shape[1]] for array in null)
+    ids, mask = jnp.where(drop[:, None], null_ids, ids), jnp.where(drop[:, None], null_mask, mask)
+    return encode_text(cfg, params, ids, mask), mask
 
 
 def sample_latent(moments: jax.Array, scale_factor: float, keys: jax.Array) -> jax.Array:

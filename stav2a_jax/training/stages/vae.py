@@ -9,25 +9,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stav2a_jax import parallel
 from stav2a_jax.audio.mel import log_mel
 from stav2a_jax.data.batches import Piece
 from stav2a_jax.data.cache import has_derived, write_derived
 from stav2a_jax.models.autoencoder import Autoencoder, kl
+from stav2a_jax.models.system import dtype_of
 from stav2a_jax.nn.call import apply
-from stav2a_jax.training.stages.base import Loss, Stage, index_of, stack_waves
+from stav2a_jax.training.show import spectrograms
+from stav2a_jax.training.stages.base import Loss, Shown, Stage, index_of, stack_waves
 from stav2a_jax.training.workspace import Workspace
 from stav2a_jax.types import Batch, Params
 
 
 def build(ws: Workspace) -> Stage:
     cfg = ws.cfg
-    spec, model = cfg.model.latent, Autoencoder(cfg.model.autoencoder)
+    spec, model = cfg.model.latent, Autoencoder(cfg.model.autoencoder, dtype_of(cfg.model))
     crop = round(cfg.stages.vae.crop_seconds * spec.frames_per_second)
     per_frame = spec.hop * spec.downsample
     caches = {split: ws.clips(split) for split in ("train", "valid")}
 
     def loss(params: Params, frozen: Params, batch: Batch, keys: jax.Array) -> Loss:
-        mel = log_mel(batch["wave"], spec)[:, : crop * spec.downsample, :, None]
+        mel = log_mel(batch["wave"], spec)[:, : batch["wave"].shape[1] // spec.hop, :, None]
         posterior = apply(model, params["autoencoder"], mel, method="encode")
         noise = jax.vmap(lambda k: jax.random.normal(k, posterior.mean.shape[1:]))(keys)
         z = posterior.mean + jnp.exp(0.5 * posterior.logvar) * noise
@@ -36,12 +39,22 @@ def build(ws: Workspace) -> Stage:
         divergence = kl(posterior).mean()
         return reconstruction + cfg.loss.vae_kl * divergence, {"l1": reconstruction, "kl": divergence}
 
-    def batch(split: str, pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
+    def batch(split: str, pieces: Sequence[Piece], crop: int) -> dict[str, np.ndarray]:
         return {"wave": stack_waves(caches[split], pieces, crop, per_frame), "index": index_of(pieces)}
 
+    @jax.jit
+    def rebuilt(params: Params, wave: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mel = log_mel(wave, spec)[:, : wave.shape[1] // spec.hop, :, None]
+        z = apply(model, params["autoencoder"], mel, method="encode").mean
+        return mel[..., 0], apply(model, params["autoencoder"], z, method="decode")[..., 0]
+
+    def show(params: Params, frozen: Params, batch: dict[str, np.ndarray]) -> Shown:
+        pairs = zip(*parallel.fetch(rebuilt(params, batch["wave"])), strict=True)
+        return Shown({f"example_{i}/mel_true_rebuilt": spectrograms(*pair) for i, pair in enumerate(pairs)})
+
     mel = jnp.zeros((1, crop * spec.downsample, spec.mel_bins, 1))
-    params = {"autoencoder": jax.jit(model.init)(jax.random.key(cfg.seed), mel)["params"]}
-    return Stage(params, {}, loss, loss, batch, lambda best: _measure(ws, best))
+    params = {"autoencoder": ws.compute(jax.jit(model.init), jax.random.key(cfg.seed), mel)["params"]}
+    return Stage(ws.begin("vae", params), {}, loss, loss, batch, lambda best: _measure(ws, best), show=show)
 
 
 def _measure(ws: Workspace, params: Params) -> dict[str, Any]:
@@ -75,7 +88,9 @@ def encode_clips(ws: Workspace, params: Params, split: str) -> list[np.ndarray]:
 
 
 def derive_latents(ws: Workspace) -> None:
-    """Write the moments of all clips for the diffusion stages, once."""
+    """Write the moments of all clips for the diffusion stages, once; prepared clips may have them already."""
+    if ws.given("moments"):
+        return
     params, _ = ws.result("vae")
     for split in ("train", "valid"):
         folder = ws.derived_folder(split)

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stav2a_jax import parallel
 from stav2a_jax.audio.mel import log_mel, stft_magnitude
 from stav2a_jax.data.batches import Piece
 from stav2a_jax.models.vocoder import Vocoder
 from stav2a_jax.nn.call import apply
-from stav2a_jax.training.stages.base import Loss, Stage, index_of, stack_waves
+from stav2a_jax.training.show import spectrograms
+from stav2a_jax.training.stages.base import Loss, Shown, Stage, index_of, stack_waves
 from stav2a_jax.training.workspace import Workspace
 from stav2a_jax.types import Batch, Params
 
@@ -39,16 +41,30 @@ def build(ws: Workspace) -> Stage:
 
     def loss(params: Params, frozen: Params, batch: Batch, keys: jax.Array) -> Loss:
         wave = batch["wave"]
-        mel = log_mel(wave, spec)[:, : crop * spec.downsample]
+        frames = wave.shape[1] // spec.hop
+        mel = log_mel(wave, spec)[:, :frames]
         out = apply(model, params["vocoder"], mel)[:, : wave.shape[1]]
-        again = log_mel(out, spec)[:, : crop * spec.downsample]
+        again = log_mel(out, spec)[:, :frames]
         mel_l1 = jnp.abs(again - mel).mean()
         stft = spectral_distance(out, wave)
         return stft + mel_l1, {"mel_l1": mel_l1, "stft": stft}
 
-    def batch(split: str, pieces: Sequence[Piece]) -> dict[str, np.ndarray]:
+    def batch(split: str, pieces: Sequence[Piece], crop: int) -> dict[str, np.ndarray]:
         return {"wave": stack_waves(caches[split], pieces, crop, per_frame), "index": index_of(pieces)}
 
+    @jax.jit
+    def heard(params: Params, wave: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        frames = wave.shape[1] // spec.hop
+        mel = log_mel(wave, spec)[:, :frames]
+        out = apply(model, params["vocoder"], mel)[:, : wave.shape[1]]
+        return mel, log_mel(out, spec)[:, :frames], jnp.clip(out, -1.0, 1.0)
+
+    def show(params: Params, frozen: Params, batch: dict[str, np.ndarray]) -> Shown:
+        mels, again, out = parallel.fetch(heard(params, batch["wave"]))
+        pictures = {f"example_{i}/mel_true_made": spectrograms(*m) for i, m in enumerate(zip(mels, again, strict=True))}
+        kinds = {"true": batch["wave"], "made": out}
+        return Shown(pictures, {f"example_{i}/{kind}": s for kind, rows in kinds.items() for i, s in enumerate(rows)})
+
     mel = jnp.zeros((1, crop * spec.downsample, spec.mel_bins))
-    params = {"vocoder": jax.jit(model.init)(jax.random.key(cfg.seed), mel)["params"]}
-    return Stage(params, {}, loss, loss, batch)
+    params = {"vocoder": ws.compute(jax.jit(model.init), jax.random.key(cfg.seed), mel)["params"]}
+    return Stage(ws.begin("vocoder", params), {}, loss, loss, batch, whole_batch=True, show=show)

@@ -1,0 +1,35 @@
+"""Fine-tuning the model that comes with the package on a folder of own videos, on a laptop.
+
+    stav2a prepare --videos DIR --vae runs/foley-tiny/vae/params.safetensors --out data/own
+    python train.py --config configs/tiny/own_videos.py
+
+Videos lie in DIR/train and DIR/valid, the caption of NAME.mp4 in NAME.txt (docs/data.md). foley-tiny knows struck and
+falling things and little else: expect it to learn the sounds of similar scenes.
+"""
+
+from stav2a_jax.bundle import find_bundle, read_settings
+from stav2a_jax.config import Config, DataConfig, OptimConfig, RecipeConfig, StageConfig
+from stav2a_jax.presets import stages
+
+BASE = "foley-tiny"
+
+
+def get_config() -> Config:
+    stage = StageConfig(
+        steps=400, batch_size=8, crop_seconds=2.56, optim=OptimConfig(lr=2e-4, warmup_steps=20), valid_every=50, shown=0
+    )
+    taken = ("vae", "vocoder", "cavp", "t2a", "onset")
+    return Config(
+        name="tiny/own_videos",
+        model=read_settings(find_bundle(BASE))[0],
+        data=DataConfig(records="data/own"),
+        stages=stages(stav2a=stage),
+        recipe=RecipeConfig(
+            train=("stav2a",),
+            init=tuple(f"{name}={BASE}" for name in taken),
+            start=(f"stav2a={BASE}",),
+            train_text=False,
+        ),
+        host_devices=1,
+        workers=0,
+    )

@@ -1,0 +1,92 @@
+"""Work in several processes that survives what videos do to decoders: a crash costs one clip, not the run."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import cv2
+
+
+class Crashed:
+    """In place of a result: the process that worked on the item died (a fault in a native library, out of memory)."""
+
+
+class Workers:
+    """``count`` spawned processes with one thread for OpenCV each; with a count of 1 all is done in this process.
+
+    A context manager. Leaving it, by an exception too, ends the processes at once; a process also ends when the one
+    that started it is killed.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        self._threads = cv2.getNumThreads()
+        if self.count == 1:
+            cv2.setNumThreads(1)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        cv2.setNumThreads(self._threads)
+        self._stop()
+
+    def each(self, run: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """(place of the item, run(item)) in the order in which they are done; :class:`Crashed` for a crash.
+
+        ``run`` and the items are sent to the processes. What ``run`` raises is raised here.
+        """
+        if self.count == 1:
+            yield from ((i, run(item)) for i, item in enumerate(items))
+            return
+        left = set(range(len(items)))
+        with contextlib.suppress(BrokenProcessPool):
+            futures = {self._start().submit(run, item): i for i, item in enumerate(items)}
+            for future in as_completed(futures):
+                result = future.result()
+                left.discard(futures[future])
+                yield futures[future], result
+            return
+        self._stop()
+        for i in sorted(left):  # whoever crashed the pool is among them: one by one
+            try:
+                yield i, self._start().submit(run, items[i]).result()
+            except BrokenProcessPool:
+                self._stop()
+                yield i, Crashed()
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # fork would copy the threads of jax
+            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin)
+        return self._pool
+
+    def _stop(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # not waiting for what is in hand, which may take minutes
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin() -> None:
+    """Start of a worker: no competing threads, the terminal's Ctrl-C left to the parent, and an end with the parent."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

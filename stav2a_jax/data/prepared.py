@@ -1,0 +1,109 @@
+"""Training on the records of a prepared folder (``stav2a prepare``): the clips, and the features stored with them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from stav2a_jax.config import ModelConfig
+from stav2a_jax.data.cache import cut
+from stav2a_jax.data.records import decode_frames, find_set, open_records
+from stav2a_jax.types import UserError
+
+INDEXED = ("id", "caption", "seconds", "av_align", "onsets")
+RECENT = 64
+"""Records that are kept read: a batch asks for the features and for the latents of the same clips."""
+
+
+class PreparedClips:
+    """``Clips`` of one split of a prepared folder.
+
+    ``index`` is a folder for the list of what all records say (lengths, captions, onsets, AV-Align), which is read
+    through once. ``level`` as in ``SoundConfig``: 'kept' removes the mean, 'peak' also sets the peak to 0.5.
+    """
+
+    def __init__(self, folder: pathlib.Path, split: str, index: pathlib.Path, level: str) -> None:
+        self._made_of = pathlib.Path(folder), split, index, level
+        self._source, self._level = open_records(folder, split), level
+        self.info, self.fields = self._source.info, self._source.fields
+        self.records = self._indexed(index)
+        self.read = functools.lru_cache(RECENT)(self._source.__getitem__)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedClips, self._made_of
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def video(self, i: int, start: int, count: int) -> np.ndarray:
+        record = self.read(i)
+        if "frames" not in record:
+            raise UserError(
+                f"{self._source.folder} stores no pictures, which this stage trains on; prepare it with --frames jpeg"
+            )
+        return decode_frames(record["frames"], record["frame_sizes"], start, count)
+
+    def wave(self, i: int, start: int, count: int) -> np.ndarray:
+        x = self.read(i)["wave"].astype(np.float32) / 32768
+        x = x - x.mean()
+        if self._level == "peak":
+            x = 0.5 * x / (np.abs(x).max() + 1e-8)
+        return cut(np.clip(x, -1.0, 1.0), start, count)
+
+    def _indexed(self, folder: pathlib.Path) -> list[dict[str, Any]]:
+        place = find_set(self._source.folder)
+        parts = [(place / name).read_bytes() for name in ("dataset_info.json", "metadata.json")]
+        key = hashlib.sha256(b"index 1" + b"".join(parts) + str(place.absolute()).encode()).hexdigest()[:16]
+        split = "".join(c if c.isalnum() or c in "-%" else "_" for c in self._source.split)
+        path = folder / f"prepared_{key}_{split}.json"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}.part")
+            temporary.write_text(json.dumps(self._lines()))
+            os.replace(temporary, path)
+        return json.loads(path.read_text())
+
+    def _lines(self) -> list[dict[str, Any]]:
+        from rich.progress import track
+
+        lines = []
+        for i in track(range(len(self._source)), f"reading {self._source.split} records"):
+            record = self._source[i]
+            line = {name: np.asarray(record[name]).tolist() for name in INDEXED}
+            pictures = len(record["frame_sizes"]) if "frame_sizes" in record else 0
+            lines.append({**line, "frames": pictures, "samples": len(record["wave"])})
+        return lines
+
+
+class PreparedRows:
+    """Rows of a field of all records, such as ``video`` or ``moments``; behind a clip's end its last row is held."""
+
+    def __init__(self, clips: PreparedClips, field: str) -> None:
+        self._clips, self._field = clips, field
+
+    def rows(self, i: int, start: int, count: int) -> np.ndarray:
+        return cut(self._clips.read(i)[self._field], start, count, hold=True).astype(np.float32)
+
+
+def open_clips(folder: str, split: str, index: pathlib.Path, model: ModelConfig) -> PreparedClips:
+    """The clips of a split for a model. Raises UserError where the set was prepared for another one."""
+    clips = PreparedClips(pathlib.Path(folder), split, index, model.sound.level)
+    wanted: dict[str, Any] = {"sample_rate": model.latent.sample_rate, "latent_fps": model.latent.frames_per_second}
+    found = {name: clips.info[name] for name in wanted}
+    if {"frames", "video"} & clips.fields.keys():
+        wanted |= {"video_fps": model.video.fps, "frame_size": model.video.size}
+        found |= {name: clips.info[name] for name in ("video_fps", "frame_size")}
+    shapes = {"video": (model.video.features,), "moments": (model.latent.bins, 2 * model.autoencoder.embed_channels)}
+    for field, shape in shapes.items():
+        if field in clips.fields:
+            wanted[field], found[field] = shape, tuple(clips.fields[field].shape[1:])
+    wrong = [f"{name} {found[name]} (config: {value})" for name, value in wanted.items() if found[name] != value]
+    if wrong:
+        raise UserError(f"{folder} was prepared for another model: {', '.join(wrong)}")
+    return clips

@@ -1,0 +1,357 @@
+"""Raw videos become records: good ones exactly once, bad ones with a reason, whatever interrupts the work."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+
+from stav2a_jax.audio.onsets import onset_times
+from stav2a_jax.cli import main
+from stav2a_jax.data import foley
+from stav2a_jax.data.prepare.captions import read_captions
+from stav2a_jax.data.prepare.run import prepare
+from stav2a_jax.data.prepare.settings import PrepareSettings
+from stav2a_jax.data.prepare.source import Source, from_folder, from_foley, from_vggsound
+from stav2a_jax.data.prepare.steps import REASONS
+from stav2a_jax.data.prepare.workers import Crashed, Workers
+from stav2a_jax.data.records import open_records
+from stav2a_jax.types import UserError
+from stav2a_jax.video.mux import write_video
+
+# protobuf 6, which Apache Beam asks for, warns inside tensorflow-datasets
+pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning")
+
+GOOD = 6
+BROKEN = {
+    "trunc______": "truncated",
+    "zero_______": "empty",
+    "mute_______": "no_audio",
+    "blind______": "no_video",
+    "blink______": "too_short",
+    "huge_______": "too_large",
+    "text_______": "unreadable",
+    "gone_______": "missing",
+    "a/../b": "bad_name",
+    "foley000000": "duplicate",
+}
+"""Id in the list -> the reason for which it is dropped."""
+
+SETTINGS = PrepareSettings(av_align="measure", max_pixels=64 * 64, min_seconds=0.5)
+
+
+def write_clip(path, index, seconds=2.0, size=32, sound=True):
+    clip = foley.make_clip(0, "test", index, seconds=2.0)
+    frames = foley.render_video(clip, size, 10.0)[: round(10 * seconds)]
+    write_video(path, frames, 10.0, foley.render_audio(clip, 16_000) if sound else None, 16_000)
+
+
+def write_broken(folder, size=100):
+    """Files of every kind of BROKEN that has one; ``size`` in pixels is more than the limit."""
+    write_clip(folder / "whole.mp4", 1)
+    whole = (folder / "whole.mp4").read_bytes()  # its index stands in front
+    (folder / "trunc_______000000.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "whole.mp4").unlink()
+    (folder / "zero________000000.mp4").touch()
+    write_clip(folder / "mute________000000.mp4", 1, sound=False)
+    with av.open(str(folder / "blind_______000000.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    write_clip(folder / "blink_______000000.mp4", 1, seconds=0.2)
+    write_clip(folder / "huge________000000.mp4", 1, size=size)
+    (folder / "text________000000.mp4").write_text("this is no video\n" * 50)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """A folder with six clips and the broken ones, the list, and captions of half of the clips."""
+    folder = tmp_path_factory.mktemp("raw")
+    (folder / "videos" / "part").mkdir(parents=True)
+    rows, captions = [], []
+    for i in range(GOOD):
+        name = f"foley{i:06d}"
+        file = (f"{name}_000030", f"part/{name}_30_40", name)[i % 3]  # as different people keep them
+        write_clip(folder / "videos" / f"{file}.mp4", i)
+        rows.append((name, 30, "hammering wood", "test" if i == 4 else "train"))
+        if i % 2:
+            captions.append({"youtube_id": name, "start_time": 30, "caption": f"A hammer strikes, number {i}."})
+    write_broken(folder / "videos")
+    rows += [(name, 30 if name == "foley000000" else 0, "dog barking", "train") for name in BROKEN]
+    with open(folder / "list.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    (folder / "captions.jsonl").write_text("".join(json.dumps(c) + "\n" for c in captions))
+    return folder
+
+
+def run(raw, out, bundle, workers=1, **changes):
+    settings = dataclasses.replace(SETTINGS, bundle=bundle and str(bundle), **changes)
+    listed = read_captions(raw / "captions.jsonl")
+    source = from_vggsound(raw / "list.csv", raw / "videos")
+    return prepare(source, out, settings, listed=listed, workers=workers, chunk=4)
+
+
+@pytest.fixture(scope="module")
+def made(raw, tiny_bundle, tmp_path_factory):
+    """(folder, report) of a preparation by two processes."""
+    out = tmp_path_factory.mktemp("set")
+    return out, run(raw, out, tiny_bundle, workers=2)
+
+
+def records(out):
+    return {record["id"]: record for split in ("train", "test") for record in open_records(out, split)}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k], equal_nan=k == "av_align") for k in a)
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_good_clips_become_records_and_every_broken_one_has_its_reason(made):
+    out, report = made
+    assert (report.asked, report.kept, report.splits) == (GOOD + len(BROKEN), GOOD, {"test": 1, "train": GOOD - 1})
+    assert sorted(records(out)) == [f"foley{i:06d}_000030" for i in range(GOOD)]
+    reasons = {drop.id.split("_0000")[0]: drop.reason for drop in report.drops}
+    expected = {("line_15" if name == "a/../b" else name): reason for name, reason in BROKEN.items()}
+    assert reasons == expected
+    assert set(BROKEN.values()) < set(REASONS)
+
+
+def test_the_report_adds_up(made):
+    out, report = made
+    with open(out / "dropped.csv") as file:
+        assert len(list(csv.DictReader(file))) == len(report.drops) == report.asked - report.kept
+    for before, after in zip(report.steps, report.steps[1:]):
+        assert after.clips == before.kept
+    text = (out / "report.md").read_text()
+    assert f"{report.asked} clips asked for, {report.kept} kept (test 1, train 5)" in text
+    assert report.captions == {"list": 3, "label": 3}
+
+
+def test_a_record_holds_the_clip(made, tiny_model):
+    record = records(made[0])["foley000001_000030"]
+    clip = foley.make_clip(0, "test", 1, seconds=2.0)
+    assert (record["caption"], record["caption_source"]) == ("A hammer strikes, number 1.", "list")
+    assert record["seconds"] == pytest.approx(2.0)
+    wave = foley.render_audio(clip, 16_000)
+    assert record["wave"].shape == wave.shape
+    assert np.corrcoef(record["wave"], wave)[0, 1] > 0.99  # AAC in between
+    np.testing.assert_allclose(record["onsets"], onset_times(record["wave"] / 32768, 16_000), atol=0.05)
+    rows = 96  # 50 latent frames and a second of silence, rounded up to 32
+    assert record["moments"].shape == (rows, tiny_model.latent.bins, 16)
+    assert record["video"].shape == (rows, tiny_model.video.features)
+    assert {record[k].dtype for k in ("moments", "video", "text")} == {np.dtype(np.float16)}
+
+
+def test_a_caption_that_is_missing_is_the_class_label(made):
+    record = records(made[0])["foley000002_000030"]
+    assert (record["caption"], record["caption_source"]) == ("The sound of hammering wood.", "label")
+    assert record["label"] == "hammering wood"
+
+
+def test_features_do_not_depend_on_the_batch(made, raw, tiny_bundle, tmp_path):
+    run(raw, tmp_path, tiny_bundle, batch=3)
+    for name, record in records(tmp_path).items():
+        other = records(made[0])[name]
+        for field in ("video", "text", "moments"):
+            scale = np.abs(other[field].astype(np.float32)).max()
+            np.testing.assert_allclose(record[field], other[field], atol=2e-3 * scale)
+
+
+def test_a_second_run_does_nothing(made, raw, tiny_bundle):
+    out, first = made
+    before = times(out)
+    second = run(raw, out, tiny_bundle)
+    assert (first.made, second.made) == (True, False)
+    assert times(out) == before
+    assert dataclasses.replace(second, made=True) == first
+
+
+def test_a_changed_video_is_done_again_and_nothing_else_is(made, raw, tiny_bundle, tmp_path):
+    out, videos = tmp_path / "set", tmp_path / "videos"
+    shutil.copytree(raw / "videos", videos)
+    settings = dataclasses.replace(SETTINGS, bundle=None)
+    source = from_vggsound(raw / "list.csv", videos)
+    prepare(source, out, settings, chunk=4)
+    before, old = times(out / "steps"), records(out)
+    write_clip(videos / "foley000003_000030.mp4", 7)
+    report = prepare(source, out, settings, chunk=4)
+    changed = {path.name for path, when in times(out / "steps").items() if before[path] != when}
+    assert {name.split(".")[0] for name in changed} == {"000000"}
+    new = records(out)
+    assert (report.made, report.kept) == (True, GOOD)
+    assert [name for name in new if not same(new[name], old[name])] == ["foley000003_000030"]
+
+
+def test_filters_drop_what_they_say_and_count_it(raw, tmp_path):
+    report = run(raw, tmp_path / "a", None, av_align="filter", min_av_align=0.0)
+    scores = {name: float(r["av_align"]) for name, r in records(tmp_path / "a").items()}
+    limit = sorted(scores.values())[2] + 1e-6
+    again = run(raw, tmp_path / "a", None, av_align="filter", min_av_align=limit)
+    assert report.kept - again.reasons()["av_align"] == again.kept == sum(s >= limit for s in scores.values())
+    assert set(records(tmp_path / "a")) == {name for name, s in scores.items() if s >= limit}
+
+
+def test_a_caption_with_speech_is_dropped_unless_it_shall_be_kept(raw, tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for i, text in enumerate(("A man is talking beside a river.", "A river flows.")):
+        shutil.copy(raw / "videos" / "foley000000_000030.mp4", videos / f"{i}.mp4")
+        (videos / f"{i}.txt").write_text(text)
+    settings = dataclasses.replace(SETTINGS, bundle=None)
+    report = prepare(from_folder(videos), tmp_path / "set", settings)
+    assert [(d.id, d.reason) for d in report.drops] == [("0", "speech")]
+    kept = prepare(from_folder(videos), tmp_path / "set", dataclasses.replace(settings, drop_speech=False))
+    assert kept.kept == 2
+
+
+def test_a_folder_of_own_videos_needs_no_list(raw, tmp_path):
+    for split in ("train", "valid"):
+        (tmp_path / "own" / split).mkdir(parents=True)
+        shutil.copy(raw / "videos" / "foley000000_000030.mp4", tmp_path / "own" / split / "ein Lärm: 1.mp4")
+    (tmp_path / "own" / "train" / "folder.mp4").mkdir()
+    os.close(os.open(bytes(tmp_path / "own") + b"/\xff.mp4", os.O_CREAT))
+    report = prepare(from_folder(tmp_path / "own"), tmp_path / "set", dataclasses.replace(SETTINGS, bundle=None))
+    assert report.splits == {"train": 1, "valid": 1}
+    assert open_records(tmp_path / "set", "valid")[0]["id"] == "valid/ein Lärm: 1"
+    assert {drop.reason for drop in report.drops} == {"bad_name", "not_a_file"}
+
+
+def test_generated_clips_are_a_set_of_their_own(tmp_path):
+    settings = PrepareSettings(bundle=None, frames="png", frame_fps=5.0, frame_size=16)
+    report = prepare(from_foley([("train", 2), ("valid", 1)], seed=3), tmp_path, settings)
+    assert report.splits == {"train": 2, "valid": 1}
+    assert (tmp_path / "foley").is_dir()
+    record = next(r for r in open_records(tmp_path, "train") if r["id"] == "foley_3_train_000001")
+    clip = foley.make_clip(3, "train", 1)
+    assert record["caption"] == clip.caption
+    np.testing.assert_allclose(record["wave"] / 32768, foley.render_audio(clip, 16_000), atol=1 / 32768)
+    assert np.isnan(record["av_align"])
+    with pytest.raises(UserError, match="holds the set 'foley'"):
+        prepare(Source("vggsound", [], 0), tmp_path, settings)
+
+
+def test_a_set_that_is_being_prepared_is_left_alone(raw, tmp_path):
+    from stav2a_jax.data.prepare.store import locked
+
+    with locked(tmp_path), pytest.raises(UserError, match="another preparation is at work"):
+        run(raw, tmp_path, None)
+
+
+def test_nothing_left_is_an_error_and_leaves_no_set(raw, tmp_path):
+    with pytest.raises(UserError, match="no clip is left of 16"):
+        run(raw, tmp_path, None, min_seconds=10.0)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_damage_is_found_and_named(raw, tmp_path, capsys):
+    run(raw, tmp_path, None)
+    assert main(["prepare", "--out", str(tmp_path), "--verify"]) == 0
+    shard = next(tmp_path.glob("vggsound/*/*train*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert main(["prepare", "--out", str(tmp_path), "--verify"]) == 2
+    assert f"{shard.name} has another checksum" in capsys.readouterr().err
+    (tmp_path / "manifest.json").unlink()
+    arrays = tmp_path / "steps" / "features" / "000000.safetensors"
+    arrays.write_bytes(arrays.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="wrong checksum"):
+        run(raw, tmp_path, None)
+
+
+def test_the_command_prepares_and_says_what_it_dropped(raw, tmp_path, capsys):
+    command = ["prepare", "--csv", str(raw / "list.csv"), "--videos", str(raw / "videos"), "--out", str(tmp_path)]
+    command += ["--bundle", "none", "--av-align", "skip", "--min-seconds", "0.5", "--workers", "1"]
+    assert main([*command, "--captions", str(raw / "captions.jsonl")]) == 0
+    said = capsys.readouterr().out
+    assert "dropped 1: truncated" in said
+    assert "7 of 16 clips" in said  # the huge one is within the usual limit
+    assert main([*command, "--captions", str(raw / "captions.jsonl")]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to prepare"),
+        (["--videos", "/nowhere/videos"], "no such folder"),
+        (["--videos", ".", "--csv", "/nowhere/list.csv"], "no such file"),
+        (["--foley", "train=none"], "expected a split"),
+        (["--foley", "train=1", "--videos", "."], "makes its own clips"),
+        (["--foley", "train=1", "--bundle", "nothing"], "unknown bundle"),
+        (["--foley", "train=1", "--min-seconds", "70"], "must lie between"),
+        (["--verify"], "has no manifest.json"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(arguments, message, tmp_path, capsys):
+    assert main(["prepare", "--out", str(tmp_path / "set"), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "set" / "steps").exists()
+
+
+KILLED_AT = ("onsets/000000.jsonl", "features/000000.safetensors")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("moment", KILLED_AT)
+def test_a_killed_preparation_loses_and_doubles_nothing(moment, made, raw, tiny_bundle, tmp_path):
+    command = f"""
+import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+import pathlib, test_prepare
+test_prepare.run(pathlib.Path({str(raw)!r}), pathlib.Path({str(tmp_path)!r}), {str(tiny_bundle)!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", command])
+    while process.poll() is None and not (tmp_path / "steps" / moment).exists():
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    report = run(raw, tmp_path, tiny_bundle)
+    whole, again = records(made[0]), records(tmp_path)
+    assert len(open_records(tmp_path, "train")) + len(open_records(tmp_path, "test")) == GOOD
+    assert whole.keys() == again.keys()
+    assert all(same(whole[name], again[name]) for name in whole)
+    assert report.drops == made[1].drops
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def die_on_three(number):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def test_a_crash_of_a_decoder_costs_one_clip():
+    with Workers(2) as workers:
+        found = dict(workers.each(die_on_three, range(5)))
+    assert isinstance(found.pop(3), Crashed)
+    assert found == {0: 0, 1: 1, 2: 4, 4: 16}
+
+
+def test_beam_gives_the_same_records(made, raw, tiny_bundle, tmp_path):
+    pytest.importorskip("apache_beam", reason="needs the extra beam")
+    from stav2a_jax.data.prepare.beam import prepare_with_beam
+
+    settings = dataclasses.replace(SETTINGS, bundle=str(tiny_bundle))
+    source = from_vggsound(raw / "list.csv", raw / "videos")
+    listed = read_captions(raw / "captions.jsonl")
+    report = prepare_with_beam(source, tmp_path, settings, ["--runner=DirectRunner"], listed=listed)
+    whole, again = records(made[0]), records(tmp_path)
+    assert whole.keys() == again.keys()
+    assert all(same(whole[name], again[name]) for name in whole)
+    assert sorted(report.drops, key=str) == sorted(made[1].drops, key=str)
