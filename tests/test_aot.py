@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from stav2a_jax import parallel
@@ -301,7 +301,7 @@ def test_a_step_is_traced_for_the_devices_of_its_mesh():
         return x
 
     device = AbstractDevice(device_kind="TPU v4", num_cores=None, platform="tpu")
-    mesh = AbstractMesh((2, 2), parallel.AXES, abstract_device=device)
+    mesh = AbstractMesh((2, 2), parallel.AXES, axis_types=(AxisType.Auto,) * 2, abstract_device=device)
     jax.eval_shape(
         functools.partial(jax.shard_map(step, mesh=mesh, in_specs=P("data"), out_specs=P("data"))), jnp.zeros(4)
     )

@@ -9,6 +9,7 @@ import fnmatch
 import importlib.util
 import os
 import pathlib
+import sys
 
 import flax.traverse_util
 import jax
@@ -68,13 +69,27 @@ def pytest_runtest_makereport(item, call):
     """In CI, where the fixtures are there, a parity test that skips has failed. Passes on what was measured."""
     report = yield
     inside = pathlib.Path(__file__).parent in item.path.parents
-    if inside and report.skipped and os.environ.get("CI") and (ROOT / "recipe.py").exists():
+    if inside and report.skipped and must_not_skip():
         report.outcome, report.longrepr = "failed", f"a parity test must not skip in CI: {report.longrepr}"
     case = getattr(item, "funcargs", {}).get("case")
     if report.when == "call" and isinstance(case, Oracle) and case.checked:
         worst = max(case.checked, key=lambda name: case.checked[name])
         report.user_properties.append(("parity", (case.meta["name"], len(case.checked), case.checked[worst], worst)))
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """The same for a file that skips as a whole; PyTorch is there on the Python that the extra ``parity`` is for."""
+    report = yield
+    inside = pathlib.Path(__file__).parent in collector.path.parents
+    if inside and report.skipped and must_not_skip() and sys.version_info < (3, 12):
+        report.outcome, report.longrepr = "failed", f"a parity test must not skip in CI: {report.longrepr}"
+    return report
+
+
+def must_not_skip():
+    return bool(os.environ.get("CI")) and (ROOT / "recipe.py").exists()
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -10,10 +10,7 @@ import tempfile
 import jax
 import numpy as np
 import pytest
-import torch
 from flax.traverse_util import flatten_dict
-from torch import nn
-from torch.nn import functional as F
 
 from stav2a_jax.cli import main
 from stav2a_jax.convert.rules import ConversionError, to_torch
@@ -21,6 +18,9 @@ from stav2a_jax.convert.tables.panns import PANNS, panns_params
 from stav2a_jax.convert.tables.vggish import VGGISH, vggish_params
 from stav2a_jax.evaluation import backbones
 from stav2a_jax.models import panns, soundnet, vggish
+
+torch = pytest.importorskip("torch")
+nn, F = torch.nn, torch.nn.functional
 
 TOLERANCE = 1e-4  # max |difference| / rms
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import soundfile
-import torch
 from transformers import (
     ClapAudioConfig,
     ClapConfig,
@@ -21,6 +20,8 @@ from stav2a_jax.evaluation.inputs import Options
 from stav2a_jax.evaluation.run import evaluate
 from stav2a_jax.evaluation.scores import Draws
 from stav2a_jax.types import UserError
+
+torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
