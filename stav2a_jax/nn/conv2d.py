@@ -2,7 +2,7 @@
 
 Each has two forms, equal but for rounding: one call of the library's convolution, which is right on GPU and TPU, and
 one that a CPU runs faster at some shapes. The form is chosen while tracing (:func:`form_of`, :func:`form_upsampled`);
-the limits were measured with jaxlib 0.10 on two cores (benchmarks/run.py).
+the limits were measured with jaxlib 0.10 on two cores (docs/performance.md).
 """
 
 from __future__ import annotations
