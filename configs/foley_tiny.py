@@ -96,6 +96,11 @@ def get_config() -> Config:
             onset=stage(900, 16, 2.08, 2e-3, ema=0.99),
             stav2a=stage(2400, 24, 4.16, 1e-3),
         ),
-        loss=LossConfig(vae_kl=5e-3, onset_trains_video=True, onset_contrast=0.1),
+        loss=LossConfig(
+            vae_kl=5e-3,
+            onset_trains_video=True,
+            onset_contrast=0.1,
+            stav2a_drop_text=0.5,  # as long as the caption names the material, the picture is hardly asked
+        ),
         guidance=GuidanceConfig(steps=15, text=3.0, global_video=3.0, local_video=3.0),  # chosen on clips of `valid`
     )

@@ -20,7 +20,7 @@ from stav2a_jax.config import GuidanceConfig
 from stav2a_jax.diffusion import samplers
 from stav2a_jax.diffusion.guidance import combined
 from stav2a_jax.diffusion.schedule import make_schedule
-from stav2a_jax.models.system import condition_chain, decode, denoiser, encode_video
+from stav2a_jax.models.system import condition_chain, decode, denoiser, encode_video, one_control
 from stav2a_jax.tokenizer import Tokenizer
 from stav2a_jax.types import Clip as Clip
 from stav2a_jax.types import Conditioning, Params, UserError
@@ -293,7 +293,8 @@ def _step(
     noise: jax.Array | None,
     weights: tuple[float, ...],
 ) -> samplers.SamplerState:
-    return samplers.sampler_step(combined(denoiser(cfg, params), weights), state, row, chain, noise)
+    guided = combined(denoiser(cfg, params), weights, repeat=False)
+    return samplers.sampler_step(guided, state, row, one_control(chain), noise)
 
 
 def output_path(folder: pathlib.Path, stem: str, sample: int, samples: int, suffix: str) -> pathlib.Path:

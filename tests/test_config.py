@@ -156,6 +156,7 @@ def test_files_from_before_a_field_existed_mean_its_default():
 def test_a_part_of_a_config_is_completed_without_its_required_fields(cfg):
     old = {"loss": {"drop_text": 0.3}, "model": {"unet": {"fold": 2}}, "stages": {"vae": {"steps": 3}}}
     new = complete(Config, old)
+    assert new["loss"].pop("stav2a_drop_text") is None
     assert new["loss"] == {"drop_text": 0.3, "snr_weight": "ours", "null_text": "prompt", "count_padding": False}
     assert new["model"]["unet"] == {"fold": 2}
     assert new["model"]["pipeline"] == to_dict(PipelineConfig())

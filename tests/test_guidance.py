@@ -118,3 +118,17 @@ def test_weights_of_a_mixture_may_be_anything_that_adds_up_to_one():
     conditions = (condition(1.0), condition(2.0), condition(3.0))
     out = combined(Counting(), (0.5, 0.25, 0.25))(jnp.zeros_like(X), T, conditions)
     np.testing.assert_allclose(out[0], 1.75, rtol=1e-6)
+
+
+def test_a_denoiser_that_shares_gets_latents_once_and_a_common_leaf_once():
+    seen = []
+
+    def network(x_t, t, cond):
+        seen.append((len(x_t), len(t), len(cond.context), len(cond.gain)))
+        return jnp.concatenate([x_t] * (len(cond.context) // len(x_t))) + cond.context * cond.gain[0]
+
+    gain = jnp.full((2, 1, 1), 0.5)
+    chain = tuple(condition(value)._replace(gain=gain) for value in (0.1, 0.2, 0.3, 1.7))
+    got = guided_multi(network, text=3.0, repeat=False)(X, T, chain)
+    assert seen == [(2, 2, 4, 2)]
+    np.testing.assert_allclose(got, guided_multi(network, text=3.0, batched=False)(X, T, chain), rtol=1e-5)

@@ -209,6 +209,15 @@ def test_how_a_run_is_spread_and_shown_is_no_setting_of_its_stage(cache, tmp_pat
         workspace(tmp_path, cache, buckets=(1.0,)).claim("vae")
 
 
+def test_a_loss_of_a_later_stage_is_no_setting_of_an_earlier_one(cache, tmp_path):
+    cfg = workspace(tmp_path, cache).cfg
+    other = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, stav2a_drop_text=0.5, onset_contrast=0.7))
+    same = {stage: stage_settings(cfg, stage) == stage_settings(other, stage) for stage in ("vae", "t2a", "onset")}
+    assert same == {"vae": True, "t2a": True, "onset": False}
+    assert "stav2a_drop_text" not in stage_settings(other, "onset")["loss"]
+    assert stage_settings(other, "stav2a")["loss"]["stav2a_drop_text"] == 0.5
+
+
 def test_speed_is_known_where_the_device_is():
     assert parallel.peak_flops("cpu") is None
     assert parallel.peak_flops("TPU v5 lite") == 197e12 * jax.device_count()

@@ -14,7 +14,7 @@ from stav2a_jax.bundle import load_bundle
 from stav2a_jax.config import GuidanceConfig, LossConfig, ModelConfig, PipelineConfig, SoundConfig
 from stav2a_jax.diffusion.schedule import make_schedule
 from stav2a_jax.pipeline import Clip, VideoToAudio
-from stav2a_jax.training.stages.stav2a import Draws, losses
+from stav2a_jax.training.stages.stav2a import Draws, draw_all, losses
 from stav2a_jax.training.stages.t2a import encode_captions
 from stav2a_jax.types import LatentSpec, UserError
 
@@ -166,3 +166,13 @@ def test_a_sound_file_is_read_through_the_front_end(tmp_path):
     read = front_end.read_clip(tmp_path / "a.wav", released.SOUND, spec)
     want = front_end.prepare(0.5 * tone[:, None], 22_050, released.SOUND, spec)
     np.testing.assert_allclose(read, want, atol=1e-6)
+
+
+@pytest.mark.parametrize(("own", "share"), [(None, 0.1), (0.5, 0.5), (0.0, 0.0)])
+def test_the_full_model_drops_captions_as_often_as_its_own_loss_says(own, share):
+    keys = jax.random.split(jax.random.key(0), 4000)
+    cfg = LossConfig(drop_text=0.1, drop_global=0.2, stav2a_drop_text=own)
+    draws = draw_all(cfg, keys, (2, 2, 1), 1000, training=True)
+    assert float(draws.drop_text.mean()) == pytest.approx(share, abs=0.03)
+    assert float(draws.drop_global.mean()) == pytest.approx(0.2, abs=0.03)
+    assert not draw_all(cfg, keys, (2, 2, 1), 1000, training=False).drop_text.any()

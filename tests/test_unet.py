@@ -260,3 +260,39 @@ def test_module_paths_translate():
     assert module_path("down_blocks.1.attentions.0") == "down_1/attn_0"
     assert module_path("mid_block") == "mid"
     assert module_path("encoder.block.0") is None
+
+
+@pytest.mark.parametrize("same_control", [True, False])
+def test_conditions_of_the_same_latents_share_what_comes_before_the_first_attention(same_control):
+    unet, params, net, net_params, (x, t, context, mask), control = _both()
+    others = jnp.roll(context, 1, axis=0) + 0.3
+    contexts, masks = jnp.concatenate([context, others]), jnp.concatenate([mask, mask.at[:, -2:].set(0)])
+    controls = control if same_control else jnp.concatenate([control, -control])
+    twice = [jnp.concatenate([a, a]) for a in (x, t)]
+    whole = jnp.concatenate([control, control]) if same_control else controls
+    params, net_params = _noisy(params), _noisy(net_params)
+    want_net = net(net_params, *twice, contexts, masks, whole)
+    got_net = net(net_params, x, t, contexts, masks, controls)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got_net, want_net)
+    want = unet(params, *twice, contexts, masks, want_net)
+    got = unet(params, x, t, contexts, masks, want_net)
+    np.testing.assert_allclose(got, want, atol=2e-6 * float(jnp.abs(want).max()))
+
+    rows = _rows_of_convolutions(lambda *a: unet(params, *a, want_net), x, t, contexts, masks)
+    assert min(rows.count(2), rows.count(4)) >= 3  # the first level, without attention, has the rows of x
+
+
+def _rows_of_convolutions(function, *args):
+    """Rows of the input of every convolution in the traced function."""
+    found = []
+
+    def visit(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "conv_general_dilated":
+                found.append(eqn.invars[0].aval.shape[0])
+            for inner in eqn.params.values():
+                if hasattr(inner, "jaxpr"):  # of a nested jit
+                    visit(inner.jaxpr)
+
+    visit(jax.make_jaxpr(function)(*args).jaxpr)
+    return found

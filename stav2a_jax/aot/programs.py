@@ -19,7 +19,7 @@ from stav2a_jax.diffusion.guidance import Chain, guided_multi
 from stav2a_jax.diffusion.samplers import SamplerState, get_plan, sampler_step
 from stav2a_jax.diffusion.schedule import make_schedule
 from stav2a_jax.models.controlnet import ControlNet
-from stav2a_jax.models.system import denoiser
+from stav2a_jax.models.system import denoiser, one_control
 from stav2a_jax.models.unet import UNet
 from stav2a_jax.training.shapes import StepShapes, step_shapes
 from stav2a_jax.types import Conditioning, Params, UserError
@@ -86,9 +86,13 @@ def sample_program(cfg: Config, mesh: Mesh, clips: int) -> Program:
     def step(params: Params, row: Any, rows: Any) -> SamplerState:
         state, chain, noise = rows
         guided = guided_multi(
-            denoiser(model, params), text=options.text, global_=options.global_video, local=options.local_video
+            denoiser(model, params),
+            text=options.text,
+            global_=options.global_video,
+            local=options.local_video,
+            repeat=False,
         )
-        return sampler_step(guided, state, row, chain, noise)
+        return sampler_step(guided, state, row, one_control(chain), noise)
 
     by_row = P(parallel.AXES)
     run = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), by_row), out_specs=by_row, check_vma=False))

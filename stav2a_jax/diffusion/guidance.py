@@ -44,27 +44,37 @@ def guided(denoise: DenoiseFn, scale: float | jax.Array, *, batched: bool = True
 
 
 def guided_multi(
-    denoise: DenoiseFn, *, text: float = 3.0, global_: float = 1.0, local: float = 1.0, batched: bool = True
+    denoise: DenoiseFn,
+    *,
+    text: float = 3.0,
+    global_: float = 1.0,
+    local: float = 1.0,
+    batched: bool = True,
+    repeat: bool = True,
 ) -> DenoiseFn:
     """Denoiser of a :class:`Chain` e0 (nothing), e1 (+ local), e2 (+ global), e3 (+ text):
 
         e0 + local (e1 - e0) + global_ (e2 - e1) + text (e3 - e2).
 
     Members whose weights cancel are not evaluated: one evaluation per step where all scales are 1, two where all are
-    equal or only ``text`` differs from 1 (the default, the released guidance), four at most.
+    equal or only ``text`` differs from 1 (the default, the released guidance), four at most. ``repeat``: see
+    :func:`combined`.
     """
-    return combined(denoise, (1.0 - local, local - global_, global_ - text, text), batched=batched)
+    weights = (1.0 - local, local - global_, global_ - text, text)
+    return combined(denoise, weights, batched=batched, repeat=repeat)
 
 
-def combined(denoise: DenoiseFn, weights: Sequence[float], *, batched: bool = True) -> DenoiseFn:
+def combined(denoise: DenoiseFn, weights: Sequence[float], *, batched: bool = True, repeat: bool = True) -> DenoiseFn:
     """Denoiser of a tuple of conditions: the sum of the predictions times weights, which must add up to 1.
 
-    Conditions of weight 0 are never evaluated.
+    Conditions of weight 0 are never evaluated. ``repeat`` False gives ``denoise`` x_t and t once, B rows, beside the
+    N B rows of the conditions, for a denoiser that can share work between them (``models.system.denoiser``); a leaf
+    that is the same array in all conditions then comes once as well.
     """
     kept = [index for index, weight in enumerate(weights) if abs(weight) > 1e-9]
 
     def mixture(x_t: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
-        first, *others = _evaluate(denoise, x_t, t, [cond[index] for index in kept], batched)
+        first, *others = _evaluate(denoise, x_t, t, [cond[index] for index in kept], batched, repeat)
         # written as first + w (e - first), which at two members is the reference's arithmetic
         return first + sum(weights[k] * (e - first) for k, e in zip(kept[1:], others))
 
@@ -72,12 +82,18 @@ def combined(denoise: DenoiseFn, weights: Sequence[float], *, batched: bool = Tr
 
 
 def _evaluate(
-    denoise: DenoiseFn, x_t: jax.Array, t: jax.Array, conditions: Sequence[Any], batched: bool
+    denoise: DenoiseFn, x_t: jax.Array, t: jax.Array, conditions: Sequence[Any], batched: bool, repeat: bool = True
 ) -> list[jax.Array]:
     """Float32 predictions, one per condition."""
     if len(conditions) == 1 or not batched:
         return [denoise(x_t, t, condition).astype(jnp.float32) for condition in conditions]
     n = len(conditions)
-    stacked = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conditions)
-    rows = denoise(jnp.concatenate([x_t] * n), jnp.concatenate([t] * n), stacked)
-    return jnp.split(rows.astype(jnp.float32), n)
+
+    def stack(*leaves: jax.Array) -> jax.Array:
+        same = not repeat and all(leaf is leaves[0] for leaf in leaves)
+        return leaves[0] if same else jnp.concatenate(leaves)
+
+    stacked = jax.tree.map(stack, *conditions)
+    if repeat:
+        x_t, t = jnp.concatenate([x_t] * n), jnp.concatenate([t] * n)
+    return jnp.split(denoise(x_t, t, stacked).astype(jnp.float32), n)

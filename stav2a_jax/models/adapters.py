@@ -16,6 +16,8 @@ from stav2a_jax.types import UserError
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 # features have unit length, so entries of variance 1 in the first kernel give outputs of variance 1
 unit_input = nn.initializers.normal(1.0)
+# what differs between clips is a fraction of a pooled feature: made as large as what differs between text tokens
+token_kernel = nn.initializers.variance_scaling(25.0, "fan_in", "truncated_normal")
 
 
 class LocalAdapter(nn.Module):
@@ -142,7 +144,7 @@ class AttentivePooling(nn.Module):
         self.pair_query = nn.Dense(dim, dtype=self.dtype)  # W1
         self.pair_key = nn.Dense(dim, dtype=self.dtype)  # W2
         self.reduce_potentials = self.param("reduce_potentials", nn.initializers.ones, (2,))  # w_u, w_c
-        self.conv = nn.Conv(self.cfg.tokens, (3,), padding=((1, 1),), dtype=self.dtype)
+        self.conv = nn.Conv(self.cfg.tokens, (3,), padding=((1, 1),), kernel_init=token_kernel, dtype=self.dtype)
         self.dropout = nn.Dropout(self.cfg.dropout)
 
     def __call__(self, features: jax.Array, mask: jax.Array | None = None, *, deterministic: bool = True) -> jax.Array:

@@ -22,10 +22,11 @@ class ControlNet(nn.Module):
     """Residuals for a U-Net of the same config; all exactly 0 at initialisation.
 
     x (B, T, F, C) noisy latent; t (B,) int timestep; context (B, L, D); mask (B, L) 1 = keep, or None for all (the
-    release: it attends to padding too); control (B, T, control_channels). Raises ValueError as the U-Net does, and
-    where the control's length differs.
+    release: it attends to padding too); control (B, T, control_channels). N conditions of the same latents go in as
+    with the U-Net; the control then has N B rows, or B where it is the same in all. Raises ValueError as the U-Net
+    does, and where the control's shape is another.
 
-    Shapes: -> ((B, T', F', C') for each skip of the U-Net, in order), (B, T'', F'', C'') for its middle.
+    Shapes: -> ((B, T', F', C') for each skip of the U-Net, in order), (B, T'', F'', C'') for its middle, or N B rows.
     """
 
     cfg: UNetConfig
@@ -37,9 +38,9 @@ class ControlNet(nn.Module):
         self, x: jax.Array, t: jax.Array, context: jax.Array, mask: jax.Array | None, control: jax.Array
     ) -> Residuals:
         cfg = self.cfg
-        want = (*x.shape[:2], cfg.control_channels)
-        if control.shape != want:
-            raise ValueError(f"{control.shape=}, expected {want} for latents of shape {x.shape}")
+        want = (x.shape[1], cfg.control_channels)
+        if control.shape[1:] != want or control.shape[0] not in (x.shape[0], context.shape[0]):
+            raise ValueError(f"{control.shape=}, expected {(x.shape[0], *want)} for latents of shape {x.shape}")
         x = fold_bins(cfg, x)
         condition = ControlEmbedding(cfg.block_out_channels[0], self.dtype, name="control_in")(control, x.shape[2])
         h, _, skips = encode(cfg, self.dtype, x, t, context.astype(self.dtype), mask_bias(mask), condition, self.remat)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -127,6 +128,13 @@ def condition_chain(
     return (nothing, local, both, join(text, prompt[1], tokens, control)), logits
 
 
+def one_control(chain: Sequence[Conditioning]) -> tuple[Conditioning, ...]:
+    """A :func:`condition_chain` whose members but the first have the same array as control, as they did when it was
+    made: a jit gives every member its own, and a guided denoiser could not see that it may share."""
+    nothing, *others = chain
+    return (nothing, *(member._replace(control=others[-1].control) for member in others))
+
+
 def decode(cfg: ModelConfig, params: Params, x0: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Latents (B, frames, bins, C) -> log-mel (B, mel frames, bands) and wave (B, all samples of the vocoder)."""
     latent = from_latent(x0, cfg.autoencoder.scale_factor)
@@ -135,7 +143,11 @@ def decode(cfg: ModelConfig, params: Params, x0: jax.Array) -> tuple[jax.Array, 
 
 
 def denoiser(cfg: ModelConfig, params: Params) -> DenoiseFn:
-    """The U-Net, with the ControlNet's residuals where the conditioning carries a control."""
+    """The U-Net, with the ControlNet's residuals where the conditioning carries a control.
+
+    N conditions of the same latents may come as N B rows beside x and t of B (``guidance.combined`` with ``repeat``
+    False): what they have in common is computed once.
+    """
     dtype, remat = dtype_of(cfg), cfg.compute.remat
     unet, controlnet = UNet(cfg.unet, dtype, remat), ControlNet(cfg.unet, dtype, remat)
 

@@ -127,16 +127,29 @@ def encode(
 
     x (B, T, F, C) a folded latent, t (B,), context (B, L, E), bias (B, 1, 1, L) or None, control like the output of
     ``conv_in``, added to it before the first skip -> (middle output, time embedding, skips in the order they are made).
+
+    context may have N B rows, N conditions of the same latents, one condition after the other; then so has the answer,
+    and control has B or N B. What comes before the first attention, and before a control of N B, is computed for B.
     """
+    rows = context.shape[0]
     temb = TimeEmbedding(cfg.block_out_channels[0], name="time_embedding")(t)
     x = Conv3x3(cfg.block_out_channels[0], dtype, name="conv_in")(x)
     if control is not None:
-        x = x + control
+        x = repeated(x, control.shape[0]) + control
     skips = [x]
-    for level in range(len(cfg.block_out_channels)):
-        x, new = DownBlock(cfg, level, dtype, remat, name=f"down_{level}")(x, temb, context, bias)
+    for level, attention in enumerate(cfg.attention):
+        x = repeated(x, rows) if attention else x
+        block = DownBlock(cfg, level, dtype, remat, name=f"down_{level}")
+        x, new = block(x, repeated(temb, x.shape[0]), context, bias)
         skips.extend(new)
-    return MiddleBlock(cfg, dtype, remat, name="mid")(x, temb, context, bias), temb, tuple(skips)
+    x, temb = repeated(x, rows), repeated(temb, rows)
+    x = MiddleBlock(cfg, dtype, remat, name="mid")(x, temb, context, bias)
+    return x, temb, tuple(repeated(skip, rows) for skip in skips)
+
+
+def repeated(x: jax.Array, rows: int) -> jax.Array:
+    """x (B, ...) one time after the other, until there are so many rows (a multiple of B): (rows, ...)."""
+    return x if x.shape[0] == rows else jnp.concatenate([x] * (rows // x.shape[0]))
 
 
 class UNet(nn.Module):
@@ -145,7 +158,10 @@ class UNet(nn.Module):
     x (B, T, F, C) noisy latent; t (B,) int timestep; context (B, L, D) tokens; mask (B, L) 1 = keep, or None for all;
     residuals of a ControlNet, or None. T and F may have any length (F divided by ``cfg.fold`` must be whole).
 
-    Shapes: -> (B, T, F, C) float32 or ``dtype``.
+    N conditions of the same latents go in as N B rows of context and mask (and residuals), all B of the first
+    condition before those of the second; the work before the first attention is then done once.
+
+    Shapes: -> (B, T, F, C), or (N B, T, F, C), float32 or ``dtype``.
     """
 
     cfg: UNetConfig
@@ -175,7 +191,7 @@ class UNet(nn.Module):
             h = block(h, mine, temb, context, bias, size)
         h = nn.silu(GroupNorm(cfg.norm_groups, RESNET_EPS, self.dtype, name="norm_out")(h))
         h = Conv3x3(cfg.channels * cfg.fold, self.dtype, name="conv_out")(h)
-        return h.reshape(x.shape)  # undoes the fold
+        return h.reshape(-1, *x.shape[1:])  # undoes the fold
 
 
 def fold_bins(cfg: UNetConfig, x: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from stav2a_jax.bundle import load_params, save_params
-from stav2a_jax.config import Config, ModelConfig, to_dict
+from stav2a_jax.config import Config, ModelConfig, StagesConfig, to_dict
 from stav2a_jax.data.cache import ClipCache, Derived, cache_folder, prepare
 from stav2a_jax.data.clips import Clips, ForeignPictures, Rows, kept, measure_av_align
 from stav2a_jax.fields import complete
@@ -47,7 +47,9 @@ class Workspace:
         """Note the settings of a stage when it starts; UserError where its folder was begun with other ones."""
         path, now = self.root / stage / "settings.json", _as_json(stage_settings(self.cfg, stage))
         if path.exists():
-            then, wanted = (_as_json(complete(Config, data)) for data in (json.loads(path.read_text()), now))
+            then, wanted = (
+                _without_later(_as_json(complete(Config, data)), stage) for data in (json.loads(path.read_text()), now)
+            )
             changed = _differences(then, wanted)
             if changed:
                 raise UserError(
@@ -161,15 +163,22 @@ class Workspace:
 
 
 def stage_settings(cfg: Config, stage: str) -> dict[str, Any]:
-    """What a stage's result depends on: all but names, guidance, devices, what is shown, where weights come from, and
-    the other stages."""
+    """What a stage's result depends on: all but names, guidance, devices, what is shown, where weights come from, the
+    other stages, and the losses of later ones."""
     without = ("name", "guidance", "host_devices", "fsdp", "workers")
     settings = {k: v for k, v in to_dict(cfg).items() if k not in without}
     for section, field in ((settings["model"]["compute"], "remat"), (settings["stages"][stage], "shown")):
         del section[field]
     for field in ("train", "init", "start"):
         settings["recipe"][field] = ()
-    return {**settings, "stages": {stage: settings["stages"][stage]}}
+    return _without_later({**settings, "stages": {stage: settings["stages"][stage]}}, stage)
+
+
+def _without_later(settings: dict[str, Any], stage: str) -> dict[str, Any]:
+    """Settings without the losses whose names begin with a later stage's."""
+    order = [field.name for field in dataclasses.fields(StagesConfig)]
+    later = tuple(f"{name}_" for name in order[order.index(stage) + 1 :])
+    return {**settings, "loss": {name: x for name, x in settings["loss"].items() if not name.startswith(later)}}
 
 
 def _as_json(data: dict[str, Any]) -> dict[str, Any]:

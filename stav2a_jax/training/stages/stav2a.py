@@ -133,6 +133,7 @@ class Draws(NamedTuple):
 def draw_all(cfg: LossConfig, keys: jax.Array, shape: tuple[int, ...], train_steps: int, training: bool) -> Draws:
     """Draws from one key per example; in validation (``training`` False) nothing is dropped."""
     t, eps = draw(keys, shape, train_steps)
+    drop_text = cfg.drop_text if cfg.stav2a_drop_text is None else cfg.stav2a_drop_text
 
     def dropped(salt: int, probability: float) -> jax.Array:
         return coin(keys, salt, probability if training else 0.0)
@@ -140,7 +141,7 @@ def draw_all(cfg: LossConfig, keys: jax.Array, shape: tuple[int, ...], train_ste
     return Draws(
         t,
         eps,
-        dropped(DROP_TEXT, cfg.drop_text),
+        dropped(DROP_TEXT, drop_text),
         dropped(DROP_GLOBAL, cfg.drop_global),
         dropped(DROP_LOCAL, cfg.drop_local),
         keys if training else None,
