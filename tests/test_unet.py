@@ -273,13 +273,18 @@ def test_conditions_of_the_same_latents_share_what_comes_before_the_first_attent
     params, net_params = _noisy(params), _noisy(net_params)
     want_net = net(net_params, *twice, contexts, masks, whole)
     got_net = net(net_params, x, t, contexts, masks, controls)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), got_net, want_net)
+    jax.tree.map(equal_but_for_rounding, got_net, want_net)
     want = unet(params, *twice, contexts, masks, want_net)
     got = unet(params, x, t, contexts, masks, want_net)
-    np.testing.assert_allclose(got, want, atol=2e-6 * float(jnp.abs(want).max()))
+    equal_but_for_rounding(got, want)
 
     rows = _rows_of_convolutions(lambda *a: unet(params, *a, want_net), x, t, contexts, masks)
     assert min(rows.count(2), rows.count(4)) >= 3  # the first level, without attention, has the rows of x
+
+
+def equal_but_for_rounding(got, want):
+    """A batch of another size may add up in another order."""
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(jnp.abs(want).max()))
 
 
 def _rows_of_convolutions(function, *args):
