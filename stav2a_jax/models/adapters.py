@@ -16,7 +16,7 @@ from stav2a_jax.types import UserError
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 # features have unit length, so entries of variance 1 in the first kernel give outputs of variance 1
 unit_input = nn.initializers.normal(1.0)
-# what differs between clips is a fraction of a pooled feature: made as large as what differs between text tokens
+# what differs between clips is a fraction of a pooled feature; small tokens are learnt late (docs/benchmark.md)
 token_kernel = nn.initializers.variance_scaling(25.0, "fan_in", "truncated_normal")
 
 
