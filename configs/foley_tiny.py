@@ -100,7 +100,7 @@ def get_config() -> Config:
             vae_kl=5e-3,
             onset_trains_video=True,
             onset_contrast=0.1,
-            stav2a_drop_text=0.5,  # as long as the caption names the material, the picture is hardly asked
+            stav2a_plain_text=0.5,  # as long as the caption names the material, the picture is hardly asked
         ),
         guidance=GuidanceConfig(steps=15, text=3.0, global_video=3.0, local_video=3.0),  # chosen on clips of `valid`
     )

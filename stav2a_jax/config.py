@@ -324,6 +324,7 @@ class LossConfig:
     """Weights and drop-outs of the losses. A name that begins with a stage is of that stage and what follows it.
 
     stav2a_drop_text: how often stage stav2a drops the caption; None: as often as ``drop_text`` says for t2a.
+    stav2a_plain_text: how often it takes the ``plain_caption`` of a clip's record, if there is one, for the caption.
     snr_gamma switches on min-SNR weights, whose form is ``snr_weight`` (``diffusion/loss.py``). null_text is what a
     dropped caption becomes: the empty 'prompt', as in guidance, or 'zeros' in place of its embedding (release).
     count_padding: the mean of a loss is over all frames, those behind the end of a clip too (release).
@@ -341,6 +342,7 @@ class LossConfig:
     drop_local: float = 0.1
     snr_gamma: float | None = None
     stav2a_drop_text: float | None = field(default=None, metadata=ADDED)
+    stav2a_plain_text: float = field(default=0.0, metadata=ADDED)
     snr_weight: Literal["ours", "released"] = field(default="ours", metadata=ADDED)
     null_text: Literal["prompt", "zeros"] = field(default="prompt", metadata=ADDED)
     count_padding: bool = field(default=False, metadata=ADDED)

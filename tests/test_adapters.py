@@ -9,6 +9,7 @@ from stav2a_jax.models.adapters import (
     AttentivePooling,
     LocalAdapter,
     OnsetHead,
+    centred,
     onset_loss,
     resample_frames,
     window_mean,
@@ -85,6 +86,28 @@ def test_dropout_acts_in_training_only():
     )
     assert not np.allclose(first, second, atol=1e-4)
     np.testing.assert_array_equal(pooling.apply(params, x), pooling.apply(params, x))
+
+
+def test_a_centred_pooling_tells_clips_apart_from_the_start():
+    """Clips whose features are nearly the same, as unit vectors of one world are."""
+    means = 0.5 * noise(0, 1, 8) + 0.02 * noise(1, 200, 8)
+    pooling = AttentivePooling(POOLING)
+    fresh = pooling.init(jax.random.key(0), means[:, None])["params"]
+    params = centred(fresh, means)
+    clips = jnp.repeat(means[:, None], 3, axis=1)  # a pooled vector is then the mean itself
+    pooled = clips[:, 0] @ params["fc"]["kernel"] + params["fc"]["bias"]
+    np.testing.assert_allclose(pooled.mean(0), 0.0, atol=1e-4)
+    assert float(pooled.std()) == pytest.approx(1.0, abs=1e-3)
+    before, after = (pooling.apply({"params": p}, clips) for p in (fresh, params))
+    share = [float(jnp.var(x, axis=0).mean() / jnp.square(x).mean()) for x in (before, after)]
+    assert share[0] < 0.05
+    assert share[1] == pytest.approx(1.0, abs=0.01)
+    assert {k: v for k, v in params.items() if k != "fc"} == {k: v for k, v in fresh.items() if k != "fc"}
+
+
+def test_clips_without_any_difference_leave_a_centred_pooling_finite():
+    params = AttentivePooling(POOLING).init(jax.random.key(0), noise(0, 1, 5, 8))["params"]
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(centred(params, jnp.ones((4, 8)))))
 
 
 def test_nearest_is_the_release_for_four_frames_per_second():

@@ -7,11 +7,11 @@ import types
 import numpy as np
 import pytest
 
-from stav2a_jax.config import VideoEncoderConfig
+from stav2a_jax.config import ModelConfig, VideoEncoderConfig
 from stav2a_jax.data import foley
 from stav2a_jax.data.batches import Piece, fixed_pieces, length_of, order_of
 from stav2a_jax.data.cache import ClipCache, Derived, cache_folder, has_derived, prepare, write_derived
-from stav2a_jax.training.stages.base import frame_mask, stack_onsets, stack_video, stack_waves
+from stav2a_jax.training.stages.base import frame_mask, stack_captions, stack_onsets, stack_video, stack_waves
 
 VIDEO = VideoEncoderConfig(fps=10.0, size=16)
 RATE = 8000
@@ -62,6 +62,29 @@ def test_behind_the_end_the_picture_stands_still_and_the_sound_is_silence(cache)
     assert not cache.wave(1, samples + 5, 4).any()
 
 
+def test_a_record_has_a_plain_caption_where_the_picture_shows_the_material(folder):
+    for i, record in enumerate(ClipCache(folder, 3, shard_size=2).records):
+        clip = foley.make_clip(0, "train", i)
+        assert record.get("plain_caption") == (foley.plain_caption(clip) if clip.picture_shows_material else None)
+
+
+def test_plain_captions_are_taken_by_lot_where_there_are_some():
+    records = [{"caption": "a wooden ball", "plain_caption": "a ball"}, {"caption": "a glass ball"}]
+    cache, cfg = types.SimpleNamespace(records=records), ModelConfig()
+
+    def words(captions, limit, pad_to):
+        return captions
+
+    def taken(clip, share):
+        pieces = [Piece(clip, 0, 1, number) for number in range(2000)]
+        captions = stack_captions(cache, pieces, words, cfg, share)
+        assert captions == stack_captions(cache, pieces, words, cfg, share)
+        return np.mean([caption == "a ball" for caption in captions])
+
+    assert (taken(0, 0.0), taken(0, 1.0), taken(1, 1.0)) == (0.0, 1.0, 0.0)
+    assert taken(0, 0.4) == pytest.approx(0.4, abs=0.03)
+
+
 def test_an_interrupted_preparation_goes_on_where_it_stopped(tmp_path, folder):
     copy = tmp_path / "clips"
     copy.mkdir()
@@ -97,7 +120,7 @@ def test_a_larger_run_keeps_what_is_there_and_completes_the_last_shard(tmp_path)
 
 def test_the_folder_names_all_that_decides_its_content(tmp_path):
     name = cache_folder(tmp_path, 3, "valid", VideoEncoderConfig(fps=12.5, size=64), 16_000)
-    assert name == tmp_path / "foley_s3_valid_64px_12.5fps_16000"
+    assert name == tmp_path / "foley2_s3_valid_64px_12.5fps_16000"
 
 
 def lengths(*seconds):

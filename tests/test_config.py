@@ -157,6 +157,7 @@ def test_a_part_of_a_config_is_completed_without_its_required_fields(cfg):
     old = {"loss": {"drop_text": 0.3}, "model": {"unet": {"fold": 2}}, "stages": {"vae": {"steps": 3}}}
     new = complete(Config, old)
     assert new["loss"].pop("stav2a_drop_text") is None
+    assert new["loss"].pop("stav2a_plain_text") == 0.0
     assert new["loss"] == {"drop_text": 0.3, "snr_weight": "ours", "null_text": "prompt", "count_padding": False}
     assert new["model"]["unet"] == {"fold": 2}
     assert new["model"]["pipeline"] == to_dict(PipelineConfig())

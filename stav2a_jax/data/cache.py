@@ -20,13 +20,15 @@ from stav2a_jax.config import VideoEncoderConfig
 
 SHARD = 50
 """Clips per file."""
+FORMAT = 2
+"""What the records hold; clips that were rendered when they held less are rendered again."""
 
 
 def cache_folder(
     root: pathlib.Path, seed: int, split: str, video: VideoEncoderConfig, sample_rate: int
 ) -> pathlib.Path:
     """Where the clips of (seed, split) at this frame rate, size and sample rate lie."""
-    return root / f"foley_s{seed}_{split}_{video.size}px_{video.fps:g}fps_{sample_rate}"
+    return root / f"foley{FORMAT}_s{seed}_{split}_{video.size}px_{video.fps:g}fps_{sample_rate}"
 
 
 def prepare(
@@ -94,6 +96,8 @@ def _render_shard(
         waves.append(np.round(wave * 32767).astype(np.int16))
         record = foley.metadata(clip)
         record["onsets"] = [float(t) for t in onset_times(wave, sample_rate)]
+        if clip.picture_shows_material:
+            record["plain_caption"] = foley.plain_caption(clip)
         record["frames"], record["samples"] = len(frames[-1]), len(wave)
         records.append(record)
     _write(_path(folder, shard, "video.npy"), np.concatenate(frames))
@@ -114,7 +118,8 @@ def _write(path: pathlib.Path, array: np.ndarray) -> None:
 class ClipCache:
     """Random access to prepared clips.
 
-    ``records[i]``: metadata with ``caption``, ``events``, ``onsets`` (s, pseudo-labels from the audio), ``frames``.
+    ``records[i]``: metadata with ``caption``, ``events``, ``onsets`` (s, pseudo-labels from the audio), ``frames``, and
+    ``plain_caption`` where the picture shows the material: a sentence that does not say it.
     """
 
     def __init__(self, folder: pathlib.Path, count: int, shard_size: int = SHARD) -> None:

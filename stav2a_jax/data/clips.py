@@ -20,7 +20,8 @@ from stav2a_jax.types import UserError
 class Clips(Protocol):
     """Random access to the clips of a split; can be sent to worker processes.
 
-    ``records[i]``: ``seconds``, ``caption``, ``onsets`` (s), ``frames`` and ``samples`` (how many there are).
+    ``records[i]``: ``seconds``, ``caption``, ``onsets`` (s), ``frames`` and ``samples`` (how many there are),
+    and perhaps ``plain_caption``, which leaves to the picture what the picture shows.
     """
 
     records: list[dict[str, Any]]

@@ -160,6 +160,13 @@ def make_clip(seed: int, split: str, index: int, seconds: float | None = None) -
     )  # fmt: skip
 
 
+def plain_caption(clip: Clip) -> str:
+    """Another sentence about the clip, which never says the material: it is left to the picture."""
+    rng, stage = _rng(clip.seed, clip.split, clip.index, 108), clip._stage
+    ghosts = "distractor" in clip.tags
+    return foley_text.caption(rng, clip.scene, stage.noun, clip.material, False, stage.several, stage.struck, ghosts)
+
+
 def _layout(rng: np.random.Generator, material: str) -> str:
     """The material whose arrangement (a drum as floor, a pool) a neutral picture shows; drums only exist as drums."""
     return "skin" if material == "skin" else str(rng.choice(["water", "skin", "wood"]))

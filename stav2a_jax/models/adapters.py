@@ -11,13 +11,11 @@ import numpy as np
 import optax
 
 from stav2a_jax.config import GlobalConfig, LocalConfig
-from stav2a_jax.types import UserError
+from stav2a_jax.types import Params, UserError
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 # features have unit length, so entries of variance 1 in the first kernel give outputs of variance 1
 unit_input = nn.initializers.normal(1.0)
-# what differs between clips is a fraction of a pooled feature; small tokens are learnt late (docs/benchmark.md)
-token_kernel = nn.initializers.variance_scaling(25.0, "fan_in", "truncated_normal")
 
 
 class LocalAdapter(nn.Module):
@@ -144,7 +142,7 @@ class AttentivePooling(nn.Module):
         self.pair_query = nn.Dense(dim, dtype=self.dtype)  # W1
         self.pair_key = nn.Dense(dim, dtype=self.dtype)  # W2
         self.reduce_potentials = self.param("reduce_potentials", nn.initializers.ones, (2,))  # w_u, w_c
-        self.conv = nn.Conv(self.cfg.tokens, (3,), padding=((1, 1),), kernel_init=token_kernel, dtype=self.dtype)
+        self.conv = nn.Conv(self.cfg.tokens, (3,), padding=((1, 1),), dtype=self.dtype)
         self.dropout = nn.Dropout(self.cfg.dropout)
 
     def __call__(self, features: jax.Array, mask: jax.Array | None = None, *, deterministic: bool = True) -> jax.Array:
@@ -172,6 +170,20 @@ class AttentivePooling(nn.Module):
         if mask is not None:
             scores = jnp.where(mask > 0, scores, jnp.finfo(jnp.float32).min)
         return jax.nn.softmax(scores, axis=1)
+
+
+def centred(params: Params, means: jax.Array) -> Params:
+    """Fresh parameters of an :class:`AttentivePooling` whose first layer fits the clips that it is going to see.
+
+    ``means`` (N, D) are the mean features of N clips. The layer is shifted, and scaled by one number, so that what it
+    makes of them has mean 0 and variance 1 (a data-dependent start; Salimans and Kingma 2016, sec. 3). What all clips
+    share is the larger part of a feature, and tokens that differ little between clips are learnt late
+    (docs/benchmark.md).
+    """
+    mean, kernel = means.mean(axis=0), params["fc"]["kernel"]
+    made = (means - mean) @ kernel
+    kernel = kernel / jnp.maximum(made.std(), 1e-6)
+    return {**params, "fc": {"kernel": kernel, "bias": -mean @ kernel}}
 
 
 def _unit(x: jax.Array) -> jax.Array:

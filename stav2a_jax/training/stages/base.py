@@ -84,9 +84,17 @@ def stack_onsets(cache: Clips, pieces: Sequence[Piece], crop: int, frames_per_se
 
 
 def stack_captions(
-    cache: Clips, pieces: Sequence[Piece], tokenizer: Tokenizer, cfg: ModelConfig
+    cache: Clips, pieces: Sequence[Piece], tokenizer: Tokenizer, cfg: ModelConfig, plain: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and mask (B, L), padded as ``cfg.pipeline.text_padding`` says (another L compiles another step)."""
+    """Token ids and mask (B, L), padded as ``cfg.pipeline.text_padding`` says (another L compiles another step).
+
+    ``plain``: how often a clip's plain caption is taken, where it has one, drawn by the piece's number.
+    """
     limit = cfg.text.max_length
     pad_to = limit if cfg.pipeline.text_padding == "limit" else None
-    return tokenizer([cache.records[p.clip]["caption"] for p in pieces], limit, pad_to=pad_to)
+    return tokenizer([_caption(cache.records[p.clip], p.number, plain) for p in pieces], limit, pad_to=pad_to)
+
+
+def _caption(record: dict[str, Any], number: int, plain: float) -> str:
+    taken = plain > 0.0 and np.random.default_rng((number, 6)).random() < plain
+    return str(record.get("plain_caption", record["caption"]) if taken else record["caption"])

@@ -19,7 +19,7 @@ from stav2a_jax.config import Config, LossConfig, ModelConfig
 from stav2a_jax.data.batches import Piece
 from stav2a_jax.diffusion.loss import draw, loss_at
 from stav2a_jax.diffusion.schedule import Schedule, make_schedule
-from stav2a_jax.models.adapters import AttentivePooling, onset_loss
+from stav2a_jax.models.adapters import AttentivePooling, centred, onset_loss
 from stav2a_jax.models.controlnet import ControlNet, init_from_unet
 from stav2a_jax.models.system import denoiser, encode_text, join, local_control, video_tokens
 from stav2a_jax.training.show import onset_tracks, sampler, samples
@@ -43,6 +43,9 @@ from stav2a_jax.types import Batch, Conditioning, Params
 DROP_GLOBAL, DROP_LOCAL = 103, 104
 """Salts of the draws that drop the video tokens and the control."""
 
+MEASURED = 1000
+"""Clips whose features the start of the pooling is fitted to."""
+
 
 def build(ws: Workspace) -> Stage:
     derive_latents(ws)
@@ -58,7 +61,8 @@ def build(ws: Workspace) -> Stage:
     loss = make_loss(dataclasses.replace(cfg.loss, stav2a_onset=labels), model, null)
 
     def batch(split: str, pieces: Sequence[Piece], crop: int) -> dict[str, np.ndarray]:
-        ids, ids_mask = stack_captions(caches[split], pieces, tokenizer, model)
+        plain = cfg.loss.stav2a_plain_text if split == "train" else 0.0
+        ids, ids_mask = stack_captions(caches[split], pieces, tokenizer, model, plain)
         return {
             "moments": stack_rows(latents[split], pieces, crop),
             "video": stack_rows(videos[split], pieces, crop, ratio),
@@ -182,7 +186,7 @@ def losses(
 
 
 def init_stav2a(ws: Workspace) -> Params:
-    """T2A's U-Net, its copy as ControlNet, the onset stage's local branch or a fresh one, a fresh pooling."""
+    """T2A's U-Net, its copy as ControlNet, the onset stage's local branch or a fresh one, pooling fitted to clips."""
     cfg, unet = ws.cfg.model, ws.result("t2a")[0]["unet"]
     local = init_local(ws) if ws.cfg.recipe.local == "fresh" else ws.result("onset")[0]
     a, b = jax.random.split(jax.random.key(ws.cfg.seed + 3))
@@ -193,9 +197,21 @@ def init_stav2a(ws: Workspace) -> Params:
         "onset": local["onset"],
     }
     if cfg.conditions.global_tokens:
-        init = functools.partial(AttentivePooling(cfg.pooling).init, deterministic=True)
-        params["pooling"] = ws.compute(init, b, jnp.zeros((1, 8, cfg.video.features)), None)["params"]
+        params["pooling"] = ws.compute(functools.partial(_pooling, cfg), b, _mean_features(ws))
     return ws.begin("stav2a", params)
+
+
+def _pooling(cfg: ModelConfig, key: jax.Array, means: jax.Array) -> Params:
+    """A pooling that is fitted to clips of these mean features (N, D)."""
+    fresh = AttentivePooling(cfg.pooling).init(key, jnp.zeros((1, 8, cfg.video.features)), None, deterministic=True)
+    return centred(fresh["params"], means)
+
+
+def _mean_features(ws: Workspace) -> np.ndarray:
+    """(N, D) float32, the mean features of clips of ``train``, at most MEASURED of them, evenly spaced."""
+    rows, records, fps = ws.rows("train", "video"), ws.clips("train").records, ws.cfg.model.video.fps
+    chosen = range(0, len(records), -(-len(records) // MEASURED))
+    return np.stack([rows.rows(i, 0, max(round(records[i]["seconds"] * fps), 1)).mean(axis=0) for i in chosen])
 
 
 def _controlnet(cfg: ModelConfig, key: jax.Array, unet: Params) -> Params:
