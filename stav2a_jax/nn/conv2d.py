@@ -13,15 +13,18 @@ import jax.numpy as jnp
 from stav2a_jax.nn.target import target_platform
 
 # XLA's convolution on a CPU falls to a third of its speed as the input gets wide: 160 GFLOP/s per core at 384 channels,
-# 120 at 640, 75 at 1024, 60 at 1280. Below three bins it takes another kernel, which is fast.
-WIDE_INPUT, WIDE_OUTPUT, MIN_BINS = 640, 256, 3
+# 120 at 640, 75 at 1024, 60 at 1280.
+WIDE_INPUT, WIDE_OUTPUT = 640, 256
+# Below three bins it takes another kernel, which from 256 channels on has 40 to 60 % of the speed of one matrix product
+# over all taps, as long as the nine shifted inputs (here in numbers, 8 MB) stay in the cache.
+FEW_BINS, MOST_COLUMNS = 2, 1 << 21
 
 
 def conv3x3(x: jax.Array, kernel: jax.Array, *, form: str | None = None) -> jax.Array:
     """3x3 convolution with one zero on every side.
 
-    ``form``: "library", or "taps", the sum of nine matrix products, one per tap of the kernel; by default what
-    :func:`form_of` says. Raises ValueError for another name.
+    ``form``: "library"; "taps", the sum of nine matrix products, one per tap of the kernel; or "columns", one product
+    with the nine shifted inputs side by side. By default what :func:`form_of` says. Raises ValueError for another name.
     Shapes: (B, T, F, C), (3, 3, C, O) -> (B, T, F, O).
     """
     match form or form_of(x, kernel):
@@ -29,8 +32,10 @@ def conv3x3(x: jax.Array, kernel: jax.Array, *, form: str | None = None) -> jax.
             return _library(x, kernel)
         case "taps":
             return _taps(x, kernel)
+        case "columns":
+            return _columns(x, kernel)
         case name:
-            raise ValueError(f"form={name!r}, expected 'library' or 'taps'")
+            raise ValueError(f"form={name!r}, expected 'library', 'taps' or 'columns'")
 
 
 def upsampled_conv3x3(
@@ -57,8 +62,11 @@ def upsampled_conv3x3(
 
 def form_of(x: jax.Array, kernel: jax.Array, backend: str | None = None) -> str:
     """The form that :func:`conv3x3` takes on ``backend`` (default: that traced for)."""
-    wide = x.shape[-1] >= WIDE_INPUT and kernel.shape[-1] >= WIDE_OUTPUT and x.shape[2] >= MIN_BINS
-    return "taps" if wide and _is_cpu(backend) and x.dtype == jnp.float32 else "library"
+    if not _is_cpu(backend) or x.dtype != jnp.float32 or kernel.shape[-1] < WIDE_OUTPUT:
+        return "library"
+    if x.shape[2] <= FEW_BINS and x.shape[-1] >= WIDE_OUTPUT and 9 * x.size <= MOST_COLUMNS:
+        return "columns"
+    return "taps" if x.shape[-1] >= WIDE_INPUT else "library"
 
 
 def form_upsampled(x: jax.Array, size: tuple[int, int], backend: str | None = None) -> str:
@@ -67,7 +75,7 @@ def form_upsampled(x: jax.Array, size: tuple[int, int], backend: str | None = No
     Odd lengths are repeated: the last row would see a zero where the phases see a copy.
     """
     even = size == (2 * x.shape[1], 2 * x.shape[2])
-    narrow = x.shape[-1] < WIDE_INPUT and x.shape[2] >= MIN_BINS
+    narrow = x.shape[-1] < WIDE_INPUT and x.shape[2] > FEW_BINS
     return "phases" if even and narrow and _is_cpu(backend) and x.dtype == jnp.float32 else "repeat"
 
 
@@ -103,6 +111,14 @@ def _gradients(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax
 
 
 _taps.defvjp(_save, _gradients)
+
+
+def _columns(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    b, t, f, c = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [padded[:, i : i + t, j : j + f] for i in range(3) for j in range(3)]
+    columns = jnp.concatenate(shifted, axis=-1).reshape(-1, 9 * c)
+    return (columns @ kernel.reshape(9 * c, -1)).reshape(b, t, f, -1)
 
 
 def _phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
