@@ -152,6 +152,7 @@ def test_a_patch_sees_its_own_square_only():
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "module",
     [

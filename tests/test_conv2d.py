@@ -8,6 +8,8 @@ import pytest
 
 from stav2a_jax.nn.conv2d import conv3x3, form_of, form_upsampled, upsampled_conv3x3
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def arrays(*shape, out=5):
     rng = np.random.default_rng(0)
