@@ -208,6 +208,7 @@ def test_a_black_video_has_finite_features_and_gradients():
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e3
 
 
+@pytest.mark.long
 def test_a_fresh_encoder_keeps_the_scale_of_its_input():
     # without batch statistics, only the initialisation keeps activations from vanishing or exploding
     cfg = VideoEncoderConfig(base_channels=8, depths=(3, 4, 6, 3), temporal_kernels=(3, 3, 3, 3, 3), features=16)

@@ -14,6 +14,8 @@ from stav2a_jax.models.unet import UNet, fold_bins
 from stav2a_jax.nn.blocks import GroupNorm, Upsample, timestep_features
 from stav2a_jax.types import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = UNetConfig(
     channels=3,
     block_out_channels=(8, 16),
