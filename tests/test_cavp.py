@@ -19,6 +19,8 @@ from stav2a_jax.models.cavp import (
 from stav2a_jax.models.cnn14 import SpecEncoder
 from stav2a_jax.nn.conv3d import conv3d
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CFG = VideoEncoderConfig(size=32, base_channels=4, depths=(1, 1, 2, 1), temporal_kernels=(3, 1, 3, 3, 3), features=8)
 
 
@@ -152,7 +154,6 @@ def test_a_patch_sees_its_own_square_only():
     ]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "module",
     [
@@ -208,7 +209,6 @@ def test_a_black_video_has_finite_features_and_gradients():
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e3
 
 
-@pytest.mark.long
 def test_a_fresh_encoder_keeps_the_scale_of_its_input():
     # without batch statistics, only the initialisation keeps activations from vanishing or exploding
     cfg = VideoEncoderConfig(base_channels=8, depths=(3, 4, 6, 3), temporal_kernels=(3, 3, 3, 3, 3), features=16)
