@@ -1,12 +1,15 @@
 """The ladder's table says what was heard, with intervals that know how many clips and seeds there were."""
 
+import json
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from stav2a_jax.ablation import markdown
+from stav2a_jax.ablation import Ladder, markdown
+from stav2a_jax.ablation.ladder import Trainer
 from stav2a_jax.ablation.table import Heard, cells, steps
 from stav2a_jax.cli import main
 
@@ -55,13 +58,22 @@ def test_the_page_has_every_row_in_order():
     assert "3 seeds x 2 clips" in page
 
 
+def test_all_rows_denoise_for_equally_many_steps(tmp_path):
+    ladder = Ladder(CONFIGS, tmp_path, tmp_path, seeds=(0,), steps=10, clips=1)
+    budgets = Trainer(ladder, Console()).budgets(ladder.rows())
+    assert len(budgets) == 7
+    assert budgets == {name: {"t2a_pretrained": 3, "t2a_finetuned": 2}.get(name, 1) for name in budgets}
+
+
 @pytest.mark.slow
 def test_the_command_trains_samples_and_goes_on_where_it_stopped(small, tmp_path, capsys):
     shutil.copytree(CONFIGS.parents[1], tmp_path / "configs")
     rows = tmp_path / "configs" / "tiny" / "ablation"
     for name in ("cn_without_filter", "cn_frozen", "cn", "cn_onset"):
         (rows / f"{name}.py").unlink()
-    words = [w for text in [*small.assignments(), "data.min_av_align=0.0"] for w in ("--set", text)]
+    batches = [f"stages.{stage}.batch_size=4" for stage in small.STAGES]  # the tests have four devices
+    sets = [*small.assignments(), "data.min_av_align=0.0", "data.valid_clips=4", *batches]
+    words = [w for text in sets for w in ("--set", text)]
     folders = ["--config-dir", str(rows), "--out", str(tmp_path / "out")]
     table = ["--cache", str(tmp_path / "cache"), "--table", str(tmp_path / "table.md")]
     sizes = ["--seeds", "0", "--steps", "2", "--clips", "2", "--seconds", "2", "--sampling-steps", "1"]
@@ -69,7 +81,10 @@ def test_the_command_trains_samples_and_goes_on_where_it_stopped(small, tmp_path
     page = (tmp_path / "table.md").read_text()
     assert "| CN + onset + global |" in page
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("params.safetensors")}
-    assert len(before) >= 7
+    assert len(before) >= 9  # the rows left, and what they begin with
+    for run, n in (("t2a_pretrained", 2), ("t2a_pretrained_x3", 6), ("t2a_finetuned_x2", 4)):
+        settings = json.loads((tmp_path / "out" / "seed_0" / run / "t2a" / "settings.json").read_text())
+        assert settings["stages"]["t2a"]["steps"] == n, run
     assert main(["ablation", *folders, *table, *sizes, *words]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (tmp_path / "table.md").read_text() == page

@@ -1,7 +1,8 @@
 """Training and scoring the rows, each once: what is done is found again on disk.
 
 OUT/shared/STAGE, OUT/shared/given   vae, vocoder and cavp: trained here, or taken from a run; with what they derive
-OUT/seed_K/ROW                       the run of a row (or of a stage that rows take), and its bundle
+OUT/seed_K/STAGE                     what rows begin with: a config trained for one budget
+OUT/seed_K/ROW, OUT/seed_K/ROW_xM    the run of a row, its last stage trained for M budgets, and its bundle
 OUT/seed_K/ROW/heard.json            what the judge heard in its sounds, clip by clip
 OUT/sounds/                          the sounds
 """
@@ -35,14 +36,17 @@ from stav2a_jax.video.mux import atomic
 
 SHARED = ("vae", "vocoder", "cavp")
 """Stages that all rows and seeds have in common."""
+DENOISING = ("t2a", "stav2a")
+"""Stages that train to denoise: a row's budget is the sum of theirs."""
 JUDGE = JudgeConfig(classifier=200, calibration=60)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """What to train and how long. ``steps`` is for every stage of every row; ``assignments`` go to every config, as by
-    ``--set``. ``given``: a run whose ``vae``, ``vocoder`` and ``cavp`` are taken, as far as it has finished them.
-    ``clips`` of ``seconds`` s of the split ``test`` are sampled in ``sampling_steps``."""
+    """What to train and how long. ``steps`` is for a stage; the last one of a row takes as many times that as make all
+    rows train to denoise equally long. ``assignments`` go to every config, as by ``--set``. ``given``: a run whose
+    ``vae``, ``vocoder`` and ``cavp`` are taken, as far as it has finished them. ``clips`` of ``seconds`` s of the split
+    ``test`` are sampled in ``sampling_steps``."""
 
     configs: pathlib.Path
     out: pathlib.Path
@@ -68,12 +72,13 @@ class Ladder:
         jax.config.update("jax_compilation_cache_dir", str((self.out / "compiled").absolute()))
         trainer, listener = Trainer(self, console), Listener(self, show)
         total, done = len(self.rows()) * len(self.seeds), 0
+        budgets = trainer.budgets(self.rows())
         heard: dict[str, list[list[Heard]]] = {name: [] for name in self.rows()}
         for seed in self.seeds:
             for name in self.rows():
                 done += 1
                 console.rule(f"{done} of {total}: {name}, seed {seed}")
-                heard[name].append(listener.listen(trainer.ready(name, seed), seed))
+                heard[name].append(listener.listen(trainer.ready(name, seed, budgets[name]), seed))
                 jax.clear_caches()  # of programs that no other row runs
         return heard
 
@@ -84,10 +89,27 @@ class Trainer:
     def __init__(self, ladder: Ladder, console: Console) -> None:
         self._ladder, self._console = ladder, console
 
-    def ready(self, name: str, seed: int) -> pathlib.Path:
-        """The folder of a finished run of a config of the folder of the rows, or of the folder above it."""
-        folder = self._ladder.out / ("shared" if name in SHARED else f"seed_{seed}") / name
-        cfg = self._config(name, seed)
+    def budgets(self, rows: Sequence[str]) -> dict[str, int]:
+        """How many budgets the last stage of every row takes, so that all of them train to denoise as long as the one
+        with the most stages: a model that was trained longer would be better for that alone."""
+        stages = {name: self._denoising(name) for name in rows}
+        return {name: max(stages.values()) - n + 1 for name, n in stages.items()}
+
+    def _denoising(self, name: str) -> int:
+        """Stages of a config, and of what it begins with, that train to denoise."""
+        cfg = self._config(name, 0)
+        taken = initial.parse(cfg.recipe.init, "recipe.init")
+        taken |= initial.parse(cfg.recipe.start, "recipe.start", initial.TRAINED)
+        before = {pathlib.Path(taken[stage][0]).name for stage in DENOISING if stage in taken}
+        own = sum(stage in DENOISING for stage in recipe.to_train(cfg))
+        return own + max(map(self._denoising, before), default=0)
+
+    def ready(self, name: str, seed: int, budgets: int = 1) -> pathlib.Path:
+        """The folder of a finished run of a config of the folder of the rows, or of the folder above it, whose last
+        stage has been trained for ``budgets`` times the steps."""
+        known = name if budgets == 1 else f"{name}_x{budgets}"
+        folder = self._ladder.out / ("shared" if name in SHARED else f"seed_{seed}") / known
+        cfg = self._config(name, seed, budgets)
         ws = Workspace(cfg, folder, self._ladder.cache)
         row = recipe.to_train(cfg)
         if not all(ws.done(stage) for stage in row):
@@ -101,17 +123,16 @@ class Trainer:
             recipe.make_bundle(ws, folder / "bundle", f"stav2a ablation --config-dir {self._ladder.configs}")
         return folder
 
-    def _config(self, name: str, seed: int) -> Config:
+    def _config(self, name: str, seed: int, budgets: int = 1) -> Config:
         ladder = self._ladder
         path = ladder.configs / f"{name}.py"
         path = path if path.is_file() else ladder.configs.parent / f"{name}.py"
         cfg = recipe.load_config(path, [f"seed={0 if name in SHARED else seed}", *ladder.assignments])
+        row = [stage for stage in recipe.to_train(cfg) if stage not in SHARED]
         budget = {"steps": ladder.steps, "valid_every": max(1, ladder.steps // 4)}
-        longer = {
-            stage: dataclasses.replace(getattr(cfg.stages, stage), **budget)
-            for stage in recipe.to_train(cfg)
-            if stage not in SHARED
-        }
+        longer = {stage: dataclasses.replace(getattr(cfg.stages, stage), **budget) for stage in row}
+        if row:
+            longer[row[-1]] = dataclasses.replace(longer[row[-1]], steps=budgets * ladder.steps)
         return dataclasses.replace(cfg, stages=dataclasses.replace(cfg.stages, **longer))
 
     def _source(self, stage: str, names: Sequence[str], seed: int) -> pathlib.Path:

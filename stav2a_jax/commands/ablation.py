@@ -14,7 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     p.add_argument("--config-dir", type=pathlib.Path, default=pathlib.Path("configs/tiny/ablation"), metavar="DIR")
     p.add_argument("--seeds", type=natural, nargs="+", default=[0, 1, 2], metavar="N")
-    p.add_argument("--steps", type=positive, default=400, help="of every stage of every row")
+    p.add_argument("--steps", type=positive, default=400, help="a budget: the steps of one stage")
     p.add_argument("--clips", type=positive, default=48, help="clips of the benchmark to score on")
     p.add_argument("--seconds", type=float, default=4.0, help="length of these clips")
     p.add_argument("--sampling-steps", type=positive, default=10, metavar="N")
@@ -84,6 +84,9 @@ def _about(args: argparse.Namespace) -> list[str]:
     return ["```console", f"$ {command} {length}{taken}{more}", "```", "", ABOUT]
 
 
-ABOUT = """Every stage of every row takes so many steps of the same batch size. Rows are those of the paper's Table III;
-how they differ is in the folder's configs (docs/training.md). Clips are generated ones of the split `test`, which no
-stage has seen; event F1 is pooled, AA-Align is the released score, its mean over clips."""
+ABOUT = """A stage takes so many steps, all of the same batch size. Rows with a ControlNet have three that denoise:
+text-to-audio, its fine-tuning, and their own. So that no row denoises for more steps than another, the last stage of
+"Pretrained T2A" takes three times as many, that of "Fine-tuned T2A" two times. The onset pretext task comes on top.
+Rows are those of the paper's Table III; how they differ is in the folder's configs (docs/training.md). Clips are
+generated ones of the split `test`, which no stage has seen; event F1 is pooled, AA-Align is the released score, its
+mean over clips."""
