@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import time
 
-import av
 import numpy as np
 import pytest
 
@@ -26,51 +26,18 @@ from stav2a_jax.data.prepare.steps import REASONS
 from stav2a_jax.data.prepare.workers import Crashed, Workers
 from stav2a_jax.data.records import open_records
 from stav2a_jax.types import UserError
-from stav2a_jax.video.mux import write_video
 
 # protobuf 6, which Apache Beam asks for, warns inside tensorflow-datasets
 pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning")
 
 GOOD = 6
-BROKEN = {
-    "trunc______": "truncated",
-    "zero_______": "empty",
-    "mute_______": "no_audio",
-    "blind______": "no_video",
-    "blink______": "too_short",
-    "huge_______": "too_large",
-    "text_______": "unreadable",
-    "gone_______": "missing",
-    "a/../b": "bad_name",
-    "foley000000": "duplicate",
-}
-"""Id in the list -> the reason for which it is dropped."""
-
+_SPEC = importlib.util.spec_from_file_location(
+    "prepare_drill", pathlib.Path(__file__).parents[1] / "benchmarks" / "prepare.py"
+)
+drill = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(drill)
+BROKEN = drill.BROKEN
 SETTINGS = PrepareSettings(av_align="measure", max_pixels=64 * 64, min_seconds=0.5)
-
-
-def write_clip(path, index, seconds=2.0, size=32, sound=True):
-    clip = foley.make_clip(0, "test", index, seconds=2.0)
-    frames = foley.render_video(clip, size, 10.0)[: round(10 * seconds)]
-    write_video(path, frames, 10.0, foley.render_audio(clip, 16_000) if sound else None, 16_000)
-
-
-def write_broken(folder, size=100):
-    """Files of every kind of BROKEN that has one; ``size`` in pixels is more than the limit."""
-    write_clip(folder / "whole.mp4", 1)
-    whole = (folder / "whole.mp4").read_bytes()  # its index stands in front
-    (folder / "trunc_______000000.mp4").write_bytes(whole[: len(whole) // 2])
-    (folder / "whole.mp4").unlink()
-    (folder / "zero________000000.mp4").touch()
-    write_clip(folder / "mute________000000.mp4", 1, sound=False)
-    with av.open(str(folder / "blind_______000000.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=16_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16_000
-        container.mux([*stream.encode(frame), *stream.encode(None)])
-    write_clip(folder / "blink_______000000.mp4", 1, seconds=0.2)
-    write_clip(folder / "huge________000000.mp4", 1, size=size)
-    (folder / "text________000000.mp4").write_text("this is no video\n" * 50)
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +49,11 @@ def raw(tmp_path_factory):
     for i in range(GOOD):
         name = f"foley{i:06d}"
         file = (f"{name}_000030", f"part/{name}_30_40", name)[i % 3]  # as different people keep them
-        write_clip(folder / "videos" / f"{file}.mp4", i)
+        drill.write_clip(folder / "videos" / f"{file}.mp4", i)
         rows.append((name, 30, "hammering wood", "test" if i == 4 else "train"))
         if i % 2:
             captions.append({"youtube_id": name, "start_time": 30, "caption": f"A hammer strikes, number {i}."})
-    write_broken(folder / "videos")
+    drill.write_broken(folder / "videos", huge=100)
     rows += [(name, 30 if name == "foley000000" else 0, "dog barking", "train") for name in BROKEN]
     with open(folder / "list.csv", "w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -187,7 +154,7 @@ def test_a_changed_video_is_done_again_and_nothing_else_is(made, raw, tiny_bundl
     source = from_vggsound(raw / "list.csv", videos)
     prepare(source, out, settings, chunk=4)
     before, old = times(out / "steps"), records(out)
-    write_clip(videos / "foley000003_000030.mp4", 7)
+    drill.write_clip(videos / "foley000003_000030.mp4", 7)
     report = prepare(source, out, settings, chunk=4)
     changed = {path.name for path, when in times(out / "steps").items() if before[path] != when}
     assert {name.split(".")[0] for name in changed} == {"000000"}
