@@ -162,6 +162,8 @@ def test_a_piece_lies_inside_its_clip_and_may_lie_anywhere():
 def test_rounding_adds_no_frame_to_a_clip():
     assert 4.4 * 25 > 110
     assert [length_of(lengths(s), 0, 25.0) for s in (4.4, 2.24, 2.0, 2.01)] == [110, 56, 50, 51]
+    stored = [float(np.float32(k / 25)) for k in range(25, 1501)]  # as records hold it
+    assert [length_of(lengths(s), 0, 25.0) for s in stored] == list(range(25, 1501))
 
 
 def test_validation_pieces_are_fixed_and_from_the_middle():

@@ -14,13 +14,14 @@ from stav2a_jax.data.batches import Piece
 from stav2a_jax.data.clips import ForeignPictures, kept
 from stav2a_jax.data.prepare.run import prepare
 from stav2a_jax.data.prepare.settings import PrepareSettings
-from stav2a_jax.data.prepare.source import from_foley
+from stav2a_jax.data.prepare.source import from_folder, from_foley
 from stav2a_jax.data.prepared import PreparedClips
 from stav2a_jax.training import initial
 from stav2a_jax.training.loop import training_order
 from stav2a_jax.training.recipe import STAGES, needed, to_train
 from stav2a_jax.training.workspace import Workspace
 from stav2a_jax.types import UserError
+from stav2a_jax.video.mux import write_video
 
 pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning")
 STAGE = StageConfig(steps=2, batch_size=2, crop_seconds=0.32)
@@ -94,6 +95,23 @@ def test_features_come_from_the_records_and_nothing_is_derived(encoded, tmp_path
 def test_a_stage_that_needs_pictures_says_so(encoded, tmp_path, tiny_model):
     with pytest.raises(UserError, match="stores no pictures, which this stage trains on; prepare it with --frames"):
         STAGES["cavp"](run(tmp_path, encoded, tiny_model))
+
+
+def test_a_set_that_is_made_again_is_read_again(tmp_path):
+    videos, index = tmp_path / "videos", tmp_path / "index"
+    videos.mkdir()
+    texts = ["A dog barks.", "A cat meows."]
+    for i in range(2):
+        clip = foley.make_clip(0, "train", i, seconds=2.0)
+        sound = foley.render_audio(clip, 16_000)
+        write_video(videos / f"{i}.mp4", foley.render_video(clip, 16, 10.0), 10.0, sound, 16_000)
+    settings = PrepareSettings(bundle=None, av_align="skip")
+    for pair in (texts, texts[::-1]):  # of the same size
+        for i, text in enumerate(pair):
+            (videos / f"{i}.txt").write_text(text)
+        assert prepare(from_folder(videos), tmp_path / "set", settings).made
+        clips = PreparedClips(tmp_path / "set", "train", index, "kept")
+        assert {r["id"]: r["caption"] for r in clips.records} == dict(zip("01", pair))
 
 
 def test_a_folder_prepared_for_another_model_is_refused(encoded, tmp_path, tiny_model):

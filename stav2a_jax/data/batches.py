@@ -24,8 +24,10 @@ class Piece(NamedTuple):
 
 
 def length_of(cache: Clips, clip: int, frames_per_second: float) -> int:
-    """Latent frames of a clip, the last one perhaps begun only; 4.4 s at 25 are 110, not ceil(110.00000000000001)."""
-    return math.ceil(cache.records[clip]["seconds"] * frames_per_second - 1e-6)
+    """Latent frames of a clip, the last one perhaps begun only; 4.4 s at 25 are 110, not ceil(110.00000000000001), also
+    where the length was stored in float32 (a relative error of 6e-8)."""
+    frames = cache.records[clip]["seconds"] * frames_per_second
+    return math.ceil(frames - 1e-6 * max(1.0, frames))
 
 
 @functools.lru_cache(maxsize=8)

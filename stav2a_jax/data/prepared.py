@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
@@ -15,6 +14,7 @@ from stav2a_jax.config import ModelConfig
 from stav2a_jax.data.cache import cut
 from stav2a_jax.data.records import decode_frames, find_set, open_records
 from stav2a_jax.types import UserError
+from stav2a_jax.video.mux import atomic
 
 INDEXED = ("id", "caption", "seconds", "av_align", "onsets")
 RECENT = 64
@@ -58,15 +58,14 @@ class PreparedClips:
 
     def _indexed(self, folder: pathlib.Path) -> list[dict[str, Any]]:
         place = find_set(self._source.folder)
-        parts = [(place / name).read_bytes() for name in ("dataset_info.json", "metadata.json")]
-        key = hashlib.sha256(b"index 1" + b"".join(parts) + str(place.absolute()).encode()).hexdigest()[:16]
+        # the set's own files say nothing of its words: a corrected caption may leave every size as it was
+        files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(place.iterdir())]
+        key = hashlib.sha256(json.dumps(["index 2", str(place.absolute()), files]).encode()).hexdigest()[:16]
         split = "".join(c if c.isalnum() or c in "-%" else "_" for c in self._source.split)
         path = folder / f"prepared_{key}_{split}.json"
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.part")
-            temporary.write_text(json.dumps(self._lines()))
-            os.replace(temporary, path)
+            with atomic(path) as temporary:
+                temporary.write_text(json.dumps(self._lines()))
         return json.loads(path.read_text())
 
     def _lines(self) -> list[dict[str, Any]]:
