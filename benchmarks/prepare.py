@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import pathlib
 import random
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,7 @@ from stav2a_jax.data import foley
 from stav2a_jax.data.prepare.run import prepare
 from stav2a_jax.data.prepare.settings import PrepareSettings
 from stav2a_jax.data.prepare.source import from_vggsound
+from stav2a_jax.data.prepare.steps import STEPS
 from stav2a_jax.data.records import open_records
 from stav2a_jax.video.mux import write_video
 
@@ -115,18 +118,15 @@ def timed(argv: list[str]) -> tuple[float, float, str]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, said
 
 
-def killed(argv: list[str], wait: float) -> bool:
-    """Start a command and kill it after ``wait`` seconds; False if it came to its end before."""
+def kill_at(argv: list[str], steps: pathlib.Path, target: int, delay: float) -> None:
+    """Start a command, and kill it ``delay`` seconds after it has left ``target`` files of its steps."""
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        process.wait(wait)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return True
-    if process.returncode:
-        raise SystemExit(f"a preparation that was not killed ended with {process.returncode}")
-    return False
+    while sum(1 for _ in steps.glob("*/*.jsonl")) < target and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(delay)
+    process.kill()
+    if process.wait() != -signal.SIGKILL:
+        raise SystemExit(f"a preparation ended by itself, with {process.returncode}, before it could be killed")
 
 
 def records(out: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -165,9 +165,9 @@ def drill(folder: pathlib.Path, count: int, kills: int, more: list[str], rng: ra
     again = timed(command(folder, "whole", *more))
     assert "nothing to do" in again[2]
     assert changes(whole) == before, "the second run changed files"
-    done, chunks = 0, [*more, "--chunk", "4"]
-    while done < kills and killed(command(folder, "parts", *chunks), rng.uniform(2.0, 2.0 + 1.6 * wall / kills)):
-        done += 1
+    chunks, files = [*more, "--chunk", "4"], len(STEPS) * math.ceil((count + len(BROKEN)) / 4)
+    for target in sorted(rng.sample(range(1, files), kills)):
+        kill_at(command(folder, "parts", *chunks), parts / "steps", target, 0.2 * rng.random())
     timed(command(folder, "parts", *chunks))
     other = records(parts)
     assert other.keys() == good.keys()
@@ -180,7 +180,7 @@ def drill(folder: pathlib.Path, count: int, kills: int, more: list[str], rng: ra
         "seconds": round(wall, 1),
         "processor_seconds": round(cpu, 1),
         "second_run_processor_seconds": round(again[1], 1),
-        "killed": done,
+        "killed": kills,
         "report": report,
     }
 
