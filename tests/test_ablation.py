@@ -88,6 +88,14 @@ def test_the_command_trains_samples_and_goes_on_where_it_stopped(small, tmp_path
     assert main(["ablation", *folders, *table, *sizes, *words]) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (tmp_path / "table.md").read_text() == page
+    capsys.readouterr()
+    assert main(["ablation", *folders, *table, *sizes, *words, "--set", "loss.snr_gamma=5.0"]) == 2
+    assert "has other settings (loss.snr_gamma" in capsys.readouterr().err
+    (tmp_path / "out" / "seed_0" / "cn_onset_global" / "bundle" / "README.md").write_text("of another bundle")
+    heard = tmp_path / "out" / "seed_0" / "cn_onset_global" / "heard.json"
+    old = heard.stat().st_mtime_ns
+    assert main(["ablation", *folders, *table, *sizes, *words]) == 0
+    assert heard.stat().st_mtime_ns > old  # listened to again
 
 
 @pytest.mark.parametrize(
@@ -97,6 +105,8 @@ def test_the_command_trains_samples_and_goes_on_where_it_stopped(small, tmp_path
         (["--seconds", "1"], "--seconds must lie between"),
         (["--config-dir", "absent"], "no configs in absent"),
         (["--table", "absent/table.md"], "no such folder"),
+        (["--set", "seed=3"], "--set seed=3: the ablation sets this itself"),
+        (["--set", "stages.stav2a.steps=3"], "the ablation sets this itself"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(argv, words, tmp_path, capsys):

@@ -24,7 +24,7 @@ from stav2a_jax.audio.onsets import onset_times
 from stav2a_jax.config import Config
 from stav2a_jax.data import foley
 from stav2a_jax.foley_benchmark.judge import RATE, Judge, JudgeConfig, Show, make_judge
-from stav2a_jax.foley_benchmark.sounds import Studio, Wanted, read_waves, shoot
+from stav2a_jax.foley_benchmark.sounds import Studio, Wanted, checksum, read_waves, shoot
 from stav2a_jax.metrics.align import released_aa_align
 from stav2a_jax.pipeline import VideoToAudio
 from stav2a_jax.training import initial, recipe
@@ -34,6 +34,8 @@ from stav2a_jax.training.workspace import Workspace
 from stav2a_jax.types import UserError
 from stav2a_jax.video.mux import atomic
 
+OWN = ("seed", *(f"stages.{stage}.{name}" for stage in ("t2a", "onset", "stav2a") for name in ("steps", "valid_every")))
+"""Settings that the ladder itself gives its rows."""
 SHARED = ("vae", "vocoder", "cavp")
 """Stages that all rows and seeds have in common."""
 DENOISING = ("t2a", "stav2a")
@@ -67,7 +69,13 @@ class Ladder:
         return [name for name in ORDER if name in found] + sorted(found - set(ORDER))
 
     def run(self, console: Console, show: Show) -> dict[str, list[list[Heard]]]:
-        """Train, sample and listen to whatever is not done; row -> seed by seed, what was heard in every clip."""
+        """Train, sample and listen to whatever is not done; row -> seed by seed, what was heard in every clip.
+
+        Raises UserError for an assignment of what the ladder sets itself, and for rows made with other settings.
+        """
+        for text in self.assignments:
+            if text.split("=")[0] in OWN:
+                raise UserError(f"--set {text}: the ablation sets this itself, by --seeds and --steps")
         self.out.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str((self.out / "compiled").absolute()))
         trainer, listener = Trainer(self, console), Listener(self, show)
@@ -112,6 +120,8 @@ class Trainer:
         cfg = self._config(name, seed, budgets)
         ws = Workspace(cfg, folder, self._ladder.cache)
         row = recipe.to_train(cfg)
+        for stage in filter(ws.done, row):
+            ws.claim(stage)  # made with other settings, it is no row of this table
         if not all(ws.done(stage) for stage in row):
             for stage, names in initial.parse(cfg.recipe.init, "recipe.init").items():
                 initial.adopt(ws, stage, [str(self._source(stage, names, seed))])
@@ -164,7 +174,8 @@ class Listener:
 
     def listen(self, row: pathlib.Path, seed: int) -> list[Heard]:
         """What is heard in the sounds of every clip."""
-        path, how = row / "heard.json", [self._ladder.clips, self._ladder.seconds, self._ladder.sampling_steps]
+        path, bundle = row / "heard.json", checksum(sorted(p for p in (row / "bundle").iterdir() if p.is_file()))
+        how = [self._ladder.clips, self._ladder.seconds, self._ladder.sampling_steps, bundle]
         found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         if found.get("how") != how:
             found = {"how": how, "clips": [h._asdict() for h in self._heard(row, seed)]}
