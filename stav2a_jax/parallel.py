@@ -66,8 +66,9 @@ def compile_step(
 
     Raises ValueError for an unknown mode, and for ``pmap`` over several processes or with ``fsdp``.
     """
+    on_mesh = functools.partial(put, mesh)
     if mode == "jit":
-        return _jit(step, mesh, local), functools.partial(put, mesh), functools.partial(put_rows, mesh)
+        return _jit(step, mesh, local), on_mesh, functools.partial(put_rows, mesh)
     if mode == "pmap":
         if mesh.shape["fsdp"] > 1 or jax.process_count() > 1:
             raise ValueError("mode 'pmap' runs in one process and without fsdp; use mode 'jit'")
@@ -79,7 +80,8 @@ def compile_step(
             donate_argnums=0,
             devices=list(mesh.devices.flat),
         )
-        return mapped, lambda tree: tree, functools.partial(jax.tree.map, functools.partial(_fold, mesh.size))
+        # A NumPy array would be sent to every device again at every step; the mesh's copy of the frozen ones stays.
+        return mapped, on_mesh, functools.partial(jax.tree.map, functools.partial(_fold, mesh.size))
     raise ValueError(f"unknown parallel mode {mode!r}; expected one of {', '.join(MODES)}")
 
 
@@ -285,14 +287,6 @@ def peak_flops(kind: str | None = None) -> float | None:
     kind = jax.devices()[0].device_kind if kind is None else kind
     fitting = [name for name in PEAK if name in kind]
     return PEAK[max(fitting, key=len)] * jax.device_count() if fitting else None
-
-
-def flops_of(function: Callable[..., Any], *args: Any) -> float | None:
-    """Floating point operations of a call, by XLA's count of the program before it is optimised or split; None where
-    the backend does not count. A scan counts once, whatever its length; what is computed again counts again."""
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
-    counted = jax.jit(function).lower(*shapes).cost_analysis()
-    return None if counted is None else float(counted["flops"])
 
 
 def memory() -> dict[str, float]:

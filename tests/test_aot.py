@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec as P
 
 from stav2a_jax import parallel
 from stav2a_jax.aot import build, chips
-from stav2a_jax.aot.flops import flops_of
 from stav2a_jax.aot.hlo import Collective, bytes_moved, collectives, parse
 from stav2a_jax.aot.programs import sample_program, train_program
 from stav2a_jax.aot.report import Memory, Report, as_json, markdown, reason_of, roofline_of, traffic_of
@@ -22,6 +21,7 @@ from stav2a_jax.cli import main
 from stav2a_jax.config import Config, OptimConfig, StageConfig, StagesConfig
 from stav2a_jax.nn.attention import default_implementation
 from stav2a_jax.nn.conv2d import form_of
+from stav2a_jax.training.flops import flops_of
 from stav2a_jax.training.shapes import step_shapes
 from stav2a_jax.types import UserError
 
@@ -218,6 +218,10 @@ def test_a_tiny_train_step_gives_a_whole_report_and_reduces_its_gradients_once(t
 def test_a_batch_that_does_not_divide_is_one_sentence(tiny):
     with pytest.raises(UserError, match="batch size 8 of stage 'stav2a' does not divide over 3 devices x 2 accum"):
         train_program(tiny, "stav2a", parallel.make_mesh(3))
+    stage = dataclasses.replace(tiny.stages.stav2a, optim=OptimConfig(accum=0))
+    cfg = dataclasses.replace(tiny, stages=dataclasses.replace(tiny.stages, stav2a=stage))
+    with pytest.raises(UserError, match=r"stage 'stav2a' cannot train with optim\.accum=0"):
+        train_program(cfg, "stav2a", parallel.make_mesh(4))
     with pytest.raises(UserError, match="of mode 'jit', and the config says 'pmap'"):
         train_program(dataclasses.replace(tiny, mode="pmap"), "stav2a", parallel.make_mesh(4))
     with pytest.raises(UserError, match="6 clips do not divide over 4 devices"):
@@ -254,6 +258,8 @@ def test_the_rows_of_a_table_have_as_many_cells_as_its_head():
     [
         (["--topology", "v5e-17"], "unknown topology 'v5e-17': did you mean 'v5e-16'?"),
         ([], "which devices? give --topology NAME"),
+        (["--topology", "v5e-16", "--stage", "vae"], "config 'stav2a' does not train stage 'vae'"),
+        (["--topology", "v5e-16", "--set", "stages.stav2a.optim.accum=0"], "cannot train with optim.accum=0"),
         (["--topology", "v5e-16", "--config", "no/such.py"], "no such config: no/such.py"),
     ],
 )
@@ -262,6 +268,13 @@ def test_bad_input_is_one_sentence_and_code_2(arguments, sentence, capsys):
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+
+
+def test_no_clips_are_not_the_default(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["compile", "--topology", "v5e-16", "--clips", "0"])
+    assert left.value.code == 2
+    assert "must be 1 or more, got 0" in capsys.readouterr().err
 
 
 def test_a_missing_compiler_is_named_with_the_way_to_install_it():

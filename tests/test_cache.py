@@ -3,6 +3,7 @@
 import collections
 import json
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -205,6 +206,48 @@ def test_derived_arrays_come_back_and_hold_their_last_row(tmp_path):
     np.testing.assert_array_equal(rows.rows(1, 5, 2), arrays[1][[0, 0]])
     (tmp_path / "latent.npy").unlink()
     assert not has_derived(tmp_path, "latent", 3)
+
+
+def test_derived_arrays_are_written_one_by_one(tmp_path):
+    alive, most = [], 0
+
+    def made():
+        nonlocal most
+        for n in range(1, 20):
+            array = np.full((n, 2), n, np.float32)
+            alive.append(weakref.ref(array))
+            most = max(most, sum(one() is not None for one in alive))
+            yield array
+            del array
+
+    write_derived(tmp_path, "video", made())
+    assert most <= 2
+    stored = np.load(tmp_path / "video.npy")
+    assert (stored.shape, stored.dtype) == ((190, 2), np.float16)
+    np.testing.assert_array_equal(stored[:, 1], np.repeat(np.arange(1, 20), np.arange(1, 20)))
+
+
+def test_rows_that_were_not_written_to_the_end_are_not_there(tmp_path):
+    def broken():
+        yield np.zeros((2, 2))
+        raise KeyboardInterrupt
+
+    write_derived(tmp_path, "video", [np.ones((1, 2))])
+    with pytest.raises(KeyboardInterrupt):
+        write_derived(tmp_path, "video", broken())
+    assert not has_derived(tmp_path, "video", 1)
+    write_derived(tmp_path, "video", [np.ones((1, 2))])
+    assert has_derived(tmp_path, "video", 1)
+
+
+def test_derived_arrays_are_those_of_their_clips(tmp_path):
+    rows = [np.ones((1, 2)), np.ones((1, 2))]
+    write_derived(tmp_path, "video", rows, clips="a, b")
+    known = {clips: has_derived(tmp_path, "video", 2, clips) for clips in ("a, b", "a, c", None)}
+    assert known == {"a, b": True, "a, c": False, None: True}
+    write_derived(tmp_path, "video", rows)  # as an older version left them: of which clips is not known
+    assert not has_derived(tmp_path, "video", 2, "a, b")
+    assert has_derived(tmp_path, "video", 2)
 
 
 def test_a_record_is_plain_json(folder):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -12,25 +13,32 @@ import subprocess
 import sys
 import time
 
+import av
 import numpy as np
 import pytest
 
 from stav2a_jax.audio.onsets import onset_times
-from stav2a_jax.cli import main
+from stav2a_jax.bundle import save_params
+from stav2a_jax.cli import build_parser, main
 from stav2a_jax.data import foley
+from stav2a_jax.data.prepare import run as preparation
 from stav2a_jax.data.prepare.captions import read_captions
-from stav2a_jax.data.prepare.run import prepare
+from stav2a_jax.data.prepare.features import encoders_digest
+from stav2a_jax.data.prepare.media import Dropped
 from stav2a_jax.data.prepare.settings import PrepareSettings
 from stav2a_jax.data.prepare.source import Source, from_folder, from_foley, from_vggsound
-from stav2a_jax.data.prepare.steps import REASONS
+from stav2a_jax.data.prepare.steps import REASONS, attempt, dropped
+from stav2a_jax.data.prepare.store import read_chunk, read_header, write_chunk
 from stav2a_jax.data.prepare.workers import Crashed, Workers
 from stav2a_jax.data.records import open_records
 from stav2a_jax.types import UserError
+from stav2a_jax.video.sound import read_audio
 
 # protobuf 6, which Apache Beam asks for, warns inside tensorflow-datasets
 pytestmark = pytest.mark.filterwarnings("ignore:label.. is deprecated:DeprecationWarning")
 
 GOOD = 6
+prepare = functools.partial(preparation.prepare, workers=0)  # in this process: starting another takes seconds
 _SPEC = importlib.util.spec_from_file_location(
     "prepare_drill", pathlib.Path(__file__).parents[1] / "benchmarks" / "prepare.py"
 )
@@ -61,7 +69,7 @@ def raw(tmp_path_factory):
     return folder
 
 
-def run(raw, out, bundle, workers=1, **changes):
+def run(raw, out, bundle, workers=0, **changes):
     settings = dataclasses.replace(SETTINGS, bundle=bundle and str(bundle), **changes)
     listed = read_captions(raw / "captions.jsonl")
     source = from_vggsound(raw / "list.csv", raw / "videos")
@@ -73,6 +81,14 @@ def made(raw, tiny_bundle, tmp_path_factory):
     """(folder, report) of a preparation by two processes."""
     out = tmp_path_factory.mktemp("set")
     return out, run(raw, out, tiny_bundle, workers=2)
+
+
+def own_videos(raw, folder, count):
+    """A folder with so many of the good clips, and settings that let them pass quickly."""
+    folder.mkdir()
+    for i, path in enumerate(sorted((raw / "videos").rglob("foley*.mp4"))[:count]):
+        shutil.copy(path, folder / f"{i}.mp4")
+    return from_folder(folder), dataclasses.replace(SETTINGS, bundle=None, av_align="skip")
 
 
 def records(out):
@@ -222,6 +238,8 @@ def test_nothing_left_is_an_error_and_leaves_no_set(raw, tmp_path):
     with pytest.raises(UserError, match="no clip is left of 16"):
         run(raw, tmp_path, None, min_seconds=10.0)
     assert not (tmp_path / "manifest.json").exists()
+    assert (tmp_path / "dropped.csv").read_text().count(",too_short,") == GOOD + 2
+    assert "16 clips asked for, 0 kept" in (tmp_path / "report.md").read_text()
 
 
 def test_damage_is_found_and_named(raw, tmp_path, capsys):
@@ -272,6 +290,169 @@ def test_wrong_arguments_are_one_sentence(arguments, message, tmp_path, capsys):
     assert not (tmp_path / "set" / "steps").exists()
 
 
+def test_a_cache_that_cannot_be_written_ends_the_run_and_no_clip(raw, tmp_path):
+    source, settings = own_videos(raw, tmp_path / "videos", 1)
+    settings = dataclasses.replace(settings, av_align="measure")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/.* cannot be written .* choose another folder"):
+        prepare(source, tmp_path / "set", settings, flow_cache=tmp_path / "file")
+    report = prepare(source, tmp_path / "set", settings, flow_cache=tmp_path / "cache")
+    assert (report.kept, report.drops) == (1, ())
+
+
+def test_a_clip_that_failed_is_tried_again_and_no_other(raw, tmp_path):
+    source, settings = own_videos(raw, tmp_path / "videos", 3)
+    prepare(source, tmp_path / "set", settings)
+    path = tmp_path / "set" / "steps" / "onsets" / "000000.jsonl"
+    header, rows = read_header(path), read_chunk(path)
+    onsets = rows[1]["onsets"]
+    changed = [{**rows[0], "onsets": []}, dropped(rows[1], "failed", "OSError: no space left on device"), rows[2]]
+    write_chunk(path, header.key, changed, header.seconds)
+    assert prepare(source, tmp_path / "set", settings).kept == 3
+    assert [row["onsets"] for row in read_chunk(path)] == [[], onsets, rows[2]["onsets"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "again"),
+    [
+        (PermissionError(13, "no"), "unreadable", True),
+        (OSError(5, "Input/output error"), "unreadable", True),
+        (UserError("is no video"), "unreadable", False),
+        (MemoryError("179 GiB"), "failed", True),
+        (KeyError("a fault of ours"), "failed", True),
+    ],
+)
+def test_what_the_machine_did_to_a_clip_is_not_for_ever(error, reason, again):
+    def step(row, context):
+        try:
+            raise error
+        except (OSError, UserError) as found:
+            raise Dropped("unreadable", str(found)) from None
+
+    end = attempt(step, {"id": "a", "split": "train"}, None)
+    assert (end["dropped"]["reason"], end.get("again", False)) == (reason, again)
+
+
+def write_jump(path, seconds):
+    """A second of pictures, and two half seconds of a tone, the second of them ``seconds`` too late."""
+    with av.open(str(path), "w", format="matroska") as container:
+        video = container.add_stream("libx264", rate=10)
+        video.width = video.height = 32
+        video.pix_fmt = "yuv420p"
+        audio = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for i in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 20 * i, np.uint8), format="rgb24")
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        tone = np.int16(8000 * np.sin(np.arange(8000) / 10))[None]
+        for start in (0.0, 0.5 + seconds):
+            frame = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 16_000, round(start * 16_000)
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
+
+
+def test_a_jump_in_the_clock_of_the_sound_is_unreadable_and_ends_no_run(raw, tmp_path):
+    _, settings = own_videos(raw, tmp_path / "videos", 1)
+    write_jump(tmp_path / "videos" / "jump.mkv", 1e6)
+    report = prepare(from_folder(tmp_path / "videos"), tmp_path / "set", settings)
+    ((name, step, reason, detail),) = [dataclasses.astuple(drop) for drop in report.drops]
+    assert (name, step, reason, report.kept) == ("jump", "onsets", "unreadable", 1)
+    assert "jump by 1000000 s" in detail
+
+
+def test_a_hole_in_the_sound_is_silence(tmp_path):
+    write_jump(tmp_path / "hole.mkv", 60.0)
+    wave = read_audio(tmp_path / "hole.mkv").wave
+    assert len(wave) == 61 * 16_000
+    assert not wave[8000:-8000].any()
+    assert np.array_equal(wave[:8000], wave[-8000:])
+
+
+def test_a_vae_and_weights_of_one_name_are_two_files(tiny_bundle, tmp_path):
+    settings = dataclasses.replace(SETTINGS, bundle=str(shutil.copytree(tiny_bundle, tmp_path / "bundle")))
+    (tmp_path / "weights.safetensors").write_bytes(b"a VAE")
+    digests = [encoders_digest(settings, tmp_path / "weights.safetensors")]
+    (tmp_path / "bundle" / "weights.safetensors").write_bytes(b"others")
+    digests.append(encoders_digest(settings, tmp_path / "weights.safetensors"))
+    (tmp_path / "weights.safetensors").write_bytes(b"another VAE")
+    digests.append(encoders_digest(settings, tmp_path / "weights.safetensors"))
+    assert len(set(digests)) == 3
+
+
+def test_the_metadata_are_of_the_last_settings(raw, tmp_path):
+    source, settings = own_videos(raw, tmp_path / "videos", 1)
+    prepare(source, tmp_path / "set", settings)
+    prepare(source, tmp_path / "set", dataclasses.replace(settings, frame_fps=5.0, min_av_align=0.1))
+    info = open_records(tmp_path / "set", "train").info
+    assert (info["video_fps"], info["settings"]["min_av_align"]) == (5.0, 0.1)
+
+
+def test_a_vae_without_an_encoder_is_refused_before_any_work(raw, tiny_bundle, tmp_path):
+    source, settings = own_videos(raw, tmp_path / "videos", 1)
+    save_params(tmp_path / "vae.safetensors", {"autoencoder": {"decoder": {"x": np.zeros(1)}}})
+    settings = dataclasses.replace(settings, bundle=str(tiny_bundle))
+    with pytest.raises(UserError, match="holds no encoder"):
+        prepare(source, tmp_path / "set", settings, vae=tmp_path / "vae.safetensors")
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"key": "", "set": "foley", "splits": {}, "files": {"a": {}}}', "{"])
+def test_a_damaged_manifest_is_one_sentence(text, tmp_path, capsys):
+    (tmp_path / "manifest.json").write_text(text)
+    for more in (["--verify"], ["--foley", "train=1", "--bundle", "none"]):
+        assert main(["prepare", "--out", str(tmp_path), *more]) == 2
+        said = capsys.readouterr().err
+        assert "manifest.json is damaged" in said
+        assert len(said.splitlines()) == 1
+
+
+def test_a_file_is_no_set(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["prepare", "--out", str(tmp_path / "file"), "--verify"]) == 2
+    assert "has no manifest.json" in capsys.readouterr().err
+
+
+def test_files_of_others_are_left_alone(raw, tmp_path):
+    source, settings = own_videos(raw, tmp_path / "videos", 1)
+    strangers = [tmp_path / "set" / "steps" / "probe" / name for name in (".DS_Store", ".nfs00a1", "1e3.jsonl")]
+    strangers[0].parent.mkdir(parents=True)
+    for stranger in strangers:
+        stranger.touch()
+    left = strangers[0].parent / ".000000.jsonl.4242.part"
+    left.touch()
+    prepare(source, tmp_path / "set", settings)
+    assert all(stranger.exists() for stranger in strangers)
+    assert not left.exists()
+
+
+def test_a_shorter_list_takes_the_place_of_a_longer_one_when_it_is_done(raw, tmp_path):
+    source, settings = own_videos(raw, tmp_path / "videos", 3)
+    prepare(source, tmp_path / "set", settings, chunk=1)
+    shorter, files = source._replace(rows=source.rows[:1]), times(tmp_path / "set" / "steps")
+    with pytest.raises(UserError, match="no clip is left"):
+        prepare(shorter, tmp_path / "set", dataclasses.replace(settings, min_seconds=10.0), chunk=1)
+    now = times(tmp_path / "set" / "steps")
+    assert all(now[path] == when for path, when in files.items() if not path.name.startswith("000000."))
+    assert prepare(shorter, tmp_path / "set", settings, chunk=1).kept == 1
+    assert {path.name.split(".")[0] for path in times(tmp_path / "set" / "steps")} == {"000000"}
+
+
+def test_options_of_beam_are_given_with_an_equals_sign(capsys):
+    given = build_parser().parse_args(["prepare", "--out", "set", "--beam=--runner=DirectRunner"])
+    assert given.beam == "--runner=DirectRunner"
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help"])
+    assert '--beam="--runner=DirectRunner"' in "".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("apache_beam") is not None, reason="Beam is installed")
+def test_without_beam_its_option_says_what_to_install(tmp_path, capsys):
+    command = ["prepare", "--foley", "train=1", "--bundle", "none", "--out", str(tmp_path / "set")]
+    assert main([*command, "--beam=--runner=DirectRunner"]) == 2
+    assert capsys.readouterr().err == 'stav2a: --beam needs Apache Beam; pip install "stav2a_jax[beam]".\n'
+
+
 KILLED_AT = ("onsets/000000.jsonl", "features/000000.safetensors")
 
 
@@ -281,13 +462,13 @@ def test_a_killed_preparation_loses_and_doubles_nothing(moment, made, raw, tiny_
     command = f"""
 import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
 import pathlib, test_prepare
-test_prepare.run(pathlib.Path({str(raw)!r}), pathlib.Path({str(tmp_path)!r}), {str(tiny_bundle)!r})
+test_prepare.run(pathlib.Path({str(raw)!r}), pathlib.Path({str(tmp_path)!r}), {str(tiny_bundle)!r}, workers=1)
 """
     process = subprocess.Popen([sys.executable, "-c", command])
     while process.poll() is None and not (tmp_path / "steps" / moment).exists():
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL  # neither at its end before, nor dead of something else
     report = run(raw, tmp_path, tiny_bundle)
     whole, again = records(made[0]), records(tmp_path)
     assert len(open_records(tmp_path, "train")) + len(open_records(tmp_path, "test")) == GOOD
@@ -303,11 +484,45 @@ def die_on_three(number):
     return number * number
 
 
-def test_a_crash_of_a_decoder_costs_one_clip():
-    with Workers(2) as workers:
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_crash_of_a_decoder_costs_one_clip(count):
+    with Workers(count) as workers:
         found = dict(workers.each(die_on_three, range(5)))
     assert isinstance(found.pop(3), Crashed)
     assert found == {0: 0, 1: 1, 2: 4, 4: 16}
+
+
+def own_pid(item):
+    return os.getpid()
+
+
+def test_one_worker_is_a_process_of_its_own():
+    """So a crash is survived, and its core seconds are not those of this process, which encodes meanwhile."""
+    with Workers(1) as workers:
+        assert dict(workers.each(own_pid, [0]))[0] != os.getpid()
+
+
+def die_or_meet(folder, number):
+    """0 dies; the last ones wait for one another. Returns whether two processes were at work."""
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number < 4:
+        time.sleep(0.3)
+        return False
+    (folder / str(os.getpid())).touch()
+    end = time.monotonic() + 10
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    return len(list(folder.iterdir())) > 1
+
+
+def test_after_a_crash_all_processes_are_at_work_again(tmp_path):
+    with Workers(2) as workers:
+        found = dict(workers.each(functools.partial(die_or_meet, tmp_path), range(10)))
+    assert isinstance(found[0], Crashed)
+    assert len(found) == 10
+    assert found[8]
+    assert found[9]
 
 
 def test_beam_gives_the_same_records(made, raw, tiny_bundle, tmp_path):
@@ -317,8 +532,27 @@ def test_beam_gives_the_same_records(made, raw, tiny_bundle, tmp_path):
     settings = dataclasses.replace(SETTINGS, bundle=str(tiny_bundle))
     source = from_vggsound(raw / "list.csv", raw / "videos")
     listed = read_captions(raw / "captions.jsonl")
+    (tmp_path / ".beam").mkdir()  # a pipeline that failed
+    (tmp_path / ".beam" / "dropped-00000-of-00001.jsonl").write_text('{"id": "x", "step": "probe"}\n')
+    (tmp_path / ".beam" / "kept-00000-of-00002.jsonl").write_text('{"id": "x", "split": "valid"}\n')
     report = prepare_with_beam(source, tmp_path, settings, ["--runner=DirectRunner"], listed=listed)
     whole, again = records(made[0]), records(tmp_path)
     assert whole.keys() == again.keys()
     assert all(same(whole[name], again[name]) for name in whole)
     assert sorted(report.drops, key=str) == sorted(made[1].drops, key=str)
+    assert not (tmp_path / ".beam").exists()
+
+
+def test_beam_leaves_out_a_split_of_which_nothing_is_left(raw, tmp_path, capsys):
+    pytest.importorskip("apache_beam", reason="needs the extra beam")
+    for split, name in (("train", "foley000000_000030"), ("test", "mute________000000")):
+        (tmp_path / "videos" / split).mkdir(parents=True)
+        shutil.copy(raw / "videos" / f"{name}.mp4", tmp_path / "videos" / split)
+    command = ["prepare", "--videos", str(tmp_path / "videos"), "--bundle", "none", "--av-align", "skip"]
+    command += ["--out", str(tmp_path / "set"), "--beam=--runner=DirectRunner"]
+    assert main(command) == 0
+    assert "1 of 2 clips" in capsys.readouterr().out
+    assert len(open_records(tmp_path / "set", "train")) == 1
+    assert main([*command, "--min-seconds", "10"]) == 2
+    assert "no clip is left of 2" in capsys.readouterr().err
+    assert "no_audio" in (tmp_path / "set" / "dropped.csv").read_text()

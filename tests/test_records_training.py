@@ -19,6 +19,7 @@ from stav2a_jax.data.prepared import PreparedClips
 from stav2a_jax.training import initial
 from stav2a_jax.training.loop import training_order
 from stav2a_jax.training.recipe import STAGES, needed, to_train
+from stav2a_jax.training.stages.vae import derive_latents
 from stav2a_jax.training.workspace import Workspace
 from stav2a_jax.types import UserError
 from stav2a_jax.video.mux import write_video
@@ -143,6 +144,34 @@ def test_what_a_filter_drops_is_never_trained_on(plain, tmp_path, tiny_model):
     unfiltered = training_order(run(tmp_path, plain, tiny_model), STAGE)
     assert {p.clip for step in range(6) for p in unfiltered.pieces(step)} == {0, 1, 2}
     assert order.fingerprint() != unfiltered.fingerprint()
+
+
+def test_rows_derived_from_other_clips_of_the_same_number_are_derived_again(plain, tmp_path, small, tiny_model):
+    cfg = Config(name="x", stages=BLANK, model=tiny_model, data=DataConfig(records=str(plain)))
+    ws = small.NoisyStart(cfg, tmp_path / "run", tmp_path / "cache")
+    small.write_noise(ws, ("vae",))
+    derive_latents(ws)
+    path = ws.derived_folder("train") / "latent.npy"
+    first = np.load(path)
+    assert first.shape[1:] == (16, 16)
+    assert np.isfinite(first).all()
+    written = path.stat().st_mtime_ns
+    derive_latents(ws)
+    assert path.stat().st_mtime_ns == written
+    clips = ws.clips("train")
+    clips.records = [{**r, "id": f"other {r['id']}"} for r in clips.records]
+    derive_latents(ws)
+    assert path.stat().st_mtime_ns > written
+    np.testing.assert_array_equal(np.load(path), first)
+
+
+def test_the_clips_of_a_prepared_set_are_known_by_their_ids(plain, tmp_path, tiny_model):
+    ws = run(tmp_path, plain, tiny_model)
+    before = training_order(ws, STAGE).fingerprint()
+    clips = ws.clips("train")
+    clips.records = [{**clips.records[0], "id": "another"}, *clips.records[1:]]
+    after = training_order(ws, STAGE).fingerprint()
+    assert {name for name in before if before[name] != after[name]} == {"clips"}
 
 
 class Numbered:

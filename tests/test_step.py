@@ -225,6 +225,22 @@ def test_a_comparison_of_examples_sees_the_whole_batch_unless_it_is_told_to_see_
     assert losses == pytest.approx({(1, False): 10.5, (4, False): 10.5, (4, True): 0.5})
 
 
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_frozen_parameters_are_sent_to_the_devices_once(mode):
+    loss, params, frozen, batches = linear_problem()
+    tx = make_optimiser(OPTIM, 5)
+    step = functools.partial(train_step, loss_fn=loss, tx=tx, ema_decay=OPTIM.ema_decay)
+    mesh = parallel.make_mesh(4)
+    run, put, put_batch = parallel.compile_step(step, mesh, mode=mode)
+    state, frozen = put(init_state(params, tx, seed=3)), put(frozen)
+    batch = put_batch(batches[0])
+    state, _ = run(state, frozen, batch)
+    batch = parallel.put_rows(mesh, batch)
+    with jax.transfer_guard("disallow"):
+        state, _ = run(state, frozen, batch)
+    assert frozen["shift"].sharding.device_set == set(mesh.devices.flat)
+
+
 def test_an_unknown_mode_is_an_error():
     with pytest.raises(ValueError, match="unknown parallel mode 'threads'; expected one of jit, pmap"):
         run_steps(linear_problem, mode="threads")

@@ -1,17 +1,24 @@
-"""Fine-tuning the model that comes with the package on a folder of own videos, on a laptop.
+"""Fine-tuning foley-tiny on a folder of own videos, on a laptop.
 
-    stav2a prepare --videos DIR --vae runs/foley-tiny/vae/params.safetensors --out data/own
+    python train.py --config configs/foley_tiny.py
+    R=runs/foley-tiny; stav2a prepare --videos DIR --out data/own --bundle $R/bundle --vae $R/vae/params.safetensors
     python train.py --config configs/tiny/own_videos.py
+
+The model is that of the run, because the one that comes with the package has no encoder of the VAE, and another run's
+makes other latents.
 
 Videos lie in DIR/train and DIR/valid, the caption of NAME.mp4 in NAME.txt (docs/data.md). foley-tiny knows struck and
 falling things and little else: expect it to learn the sounds of similar scenes.
 """
 
+import pathlib
+
 from stav2a_jax.bundle import find_bundle, read_settings
 from stav2a_jax.config import Config, DataConfig, OptimConfig, RecipeConfig, StageConfig
 from stav2a_jax.presets import stages
 
-BASE = "foley-tiny"
+RUN = pathlib.Path("runs/foley-tiny/bundle")
+BASE = str(RUN) if RUN.is_dir() else "foley-tiny"
 
 
 def get_config() -> Config:

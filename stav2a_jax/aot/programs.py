@@ -9,18 +9,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractDevice, AbstractMesh, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from stav2a_jax import parallel
-from stav2a_jax.aot.flops import flops_of
-from stav2a_jax.config import Config, ModelConfig, StageConfig
+from stav2a_jax.config import Config, ModelConfig
 from stav2a_jax.diffusion.guidance import Chain, guided_multi
 from stav2a_jax.diffusion.samplers import SamplerState, get_plan, sampler_step
 from stav2a_jax.diffusion.schedule import make_schedule
 from stav2a_jax.models.controlnet import ControlNet
 from stav2a_jax.models.system import denoiser, one_control
 from stav2a_jax.models.unet import UNet
+from stav2a_jax.training.flops import step_flops
+from stav2a_jax.training.loop import check_stage
 from stav2a_jax.training.shapes import StepShapes, step_shapes
 from stav2a_jax.types import Conditioning, Params, UserError
 
@@ -38,8 +39,8 @@ class Program(NamedTuple):
 
 def train_program(cfg: Config, name: str, mesh: Mesh) -> Program:
     """The optimisation step of a stage, run as ``training/loop.py`` runs it. Raises UserError where the batch does not
-    divide, or for a mode other than 'jit'."""
-    stage: StageConfig = getattr(cfg.stages, name)
+    divide, for a mode other than 'jit', and as ``check_stage`` does."""
+    stage = check_stage(cfg, name)
     accum, compute = stage.optim.accum, cfg.model.compute
     if cfg.mode != "jit":
         raise UserError(f"the compile report is of mode 'jit', and the config says {cfg.mode!r}: --set mode=jit")
@@ -57,7 +58,7 @@ def train_program(cfg: Config, name: str, mesh: Mesh) -> Program:
     def count(shapes: StepShapes) -> float:
         """In one chunk: the same products."""
         step = functools.partial(shapes.step, accum=1)
-        return _in_one_form(lambda: flops_of(step, shapes.state, shapes.frozen, shapes.batch))
+        return step_flops(step, shapes.state, shapes.frozen, shapes.batch)
 
     flops = needed = count(shapes)
     if compute.remat:
@@ -98,7 +99,7 @@ def sample_program(cfg: Config, mesh: Mesh, clips: int) -> Program:
     run = jax.jit(jax.shard_map(step, mesh=mesh, in_specs=(P(), P(), by_row), out_specs=by_row, check_vma=False))
     everywhere = NamedSharding(mesh, P())
     args = (_placed(everywhere, params), _placed(everywhere, row), _rows_on(mesh, rows))
-    flops = _in_one_form(lambda: flops_of(step, params, row, rows))
+    flops = step_flops(step, params, row, rows)
     detail = (
         f"one of {options.steps} steps of {options.sampler}, {clips} clips of {model.latent.seconds:g} s, guidance "
         f"{options.text:g} text, {options.global_video:g} global, {options.local_video:g} local, {model.compute.dtype}"
@@ -141,11 +142,3 @@ def _rows_on(mesh: Mesh, tree: Any) -> Any:
 def _lowered(mesh: Mesh, run: Any, *args: Any) -> jax.stages.Lowered:
     with jax.set_mesh(mesh):  # which says for what kind of device (nn/target.py)
         return run.trace(*args).lower()
-
-
-def _in_one_form(count: Callable[[], float]) -> float:
-    """Counted in the form for TPUs, whatever the target: it has neither library calls that hide their products, nor
-    shapes that save some."""
-    device = AbstractDevice(device_kind="TPU", num_cores=None, platform="tpu")
-    with jax.sharding.use_abstract_mesh(AbstractMesh((1,), parallel.AXES[:1], abstract_device=device)):
-        return count()

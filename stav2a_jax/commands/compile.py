@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+from stav2a_jax.commands.foley import positive
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     p = subparsers.add_parser(
@@ -16,7 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="assignments")
     p.add_argument("--stage", metavar="NAME", help="whose train step (default: the last one that the config trains)")
     p.add_argument("--program", action="append", choices=["train", "sample"], help="default: both")
-    p.add_argument("--clips", type=int, metavar="N", help="clips in the sample step (default: 8 per device)")
+    p.add_argument("--clips", type=positive, metavar="N", help="clips in the sample step (default: 8 per device)")
     p.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the report here as JSON, too")
     p.set_defaults(run=run)
 
@@ -28,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     from stav2a_jax.aot import build, chips
     from stav2a_jax.aot.report import as_json, markdown
+    from stav2a_jax.training.loop import check_stage
     from stav2a_jax.training.recipe import STAGES, load_config, needed
     from stav2a_jax.types import UserError
     from stav2a_jax.video.mux import atomic
@@ -44,9 +47,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"unknown stage {stage!r}; the stages are {', '.join(STAGES)}")
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise UserError(f"no such folder: {args.json.absolute().parent}; create it, or choose another --json")
+    wanted = args.program or ["train", "sample"]
+    if "train" in wanted:
+        check_stage(cfg, stage)  # before a compilation of minutes
     mesh = build.mesh_of(build.devices_of(topology), cfg.fsdp)
     console, reports = Console(stderr=True), []
-    for make in build.programs(cfg, stage, mesh, args.program or ["train", "sample"], args.clips or 8 * mesh.size):
+    for make in build.programs(cfg, stage, mesh, wanted, args.clips or 8 * mesh.size):
         with console.status(f"tracing for {topology.name}") as status:
             program = make()
             status.update(f"compiling the {program.name} for {topology.name}: minutes")

@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     _add_stored(p.add_argument_group("what is stored"))
     p.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="processes")
     p.add_argument("--chunk", type=positive, default=16, help="clips per file of a step")
-    p.add_argument("--beam", metavar="OPTIONS", help="run as an Apache Beam pipeline, e.g. '--runner=DirectRunner'")
+    p.add_argument("--beam", metavar="OPTIONS", help='as an Apache Beam pipeline: --beam="--runner=DirectRunner"')
     p.add_argument("--verify", action="store_true", help="only compare the files of --out with its manifest")
     p.set_defaults(run=run)
 
@@ -68,21 +68,14 @@ def _add_stored(p: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.verify:
         return verify(args.out)
-    from stav2a_jax.data.prepare.captions import read_captions
-
     source, settings = find_source(args), find_settings(args)
-    listed = read_captions(args.captions) if args.captions else {}
+    listed = find_captions(args.captions, source) if args.captions else {}
     if args.vae is not None and not args.vae.is_file():
         raise UserError(f"{args.vae}: no such file; give params.safetensors of a VAE.")
     if args.beam is None:
         result = _locally(args, source, settings, listed)
     else:
-        from stav2a_jax.data.prepare.beam import prepare_with_beam
-
-        options = args.beam.split()
-        result = prepare_with_beam(
-            source, args.out, settings, options, listed=listed, vae=args.vae, flow_cache=args.flow_cache
-        )
+        result = _with_beam(args, source, settings, listed)
     for reason, count in result.reasons().items():
         print(f"dropped {count}: {reason}")
     if result.unlisted:
@@ -90,6 +83,19 @@ def run(args: argparse.Namespace) -> int:
     state = "" if result.made else "; nothing to do, all was there"
     print(f"{result.kept} of {result.asked} clips in {args.out} ({_listing(result.splits)}){state}")
     return 0
+
+
+def _with_beam(args: argparse.Namespace, source: Source, settings: PrepareSettings, listed: dict[str, str]) -> Report:
+    try:
+        import apache_beam  # noqa: F401
+    except ModuleNotFoundError:
+        raise UserError('--beam needs Apache Beam; pip install "stav2a_jax[beam]".') from None
+    from stav2a_jax.data.prepare.beam import prepare_with_beam
+
+    options = args.beam.split()
+    return prepare_with_beam(
+        source, args.out, settings, options, listed=listed, vae=args.vae, flow_cache=args.flow_cache
+    )
 
 
 def _locally(args: argparse.Namespace, source: Source, settings: PrepareSettings, listed: dict[str, str]) -> Report:
@@ -131,7 +137,10 @@ def find_source(args: argparse.Namespace) -> Source:
     if args.foley:
         if args.videos or args.csv or args.captions:
             raise UserError("--foley makes its own clips and captions; leave --videos, --csv and --captions out.")
-        return source.from_foley([_count(text) for text in args.foley], args.seed)
+        counts = [_count(text) for text in args.foley]
+        if len(dict(counts)) < len(counts):
+            raise UserError("--foley names a split twice; give one number for each split, as in train=1000.")
+        return source.from_foley(counts, args.seed, args.limit)
     if args.videos is None:
         raise UserError("say what to prepare: --videos DIR (with --csv FILE for VGGSound), or --foley train=1000.")
     if args.csv is not None:
@@ -139,9 +148,29 @@ def find_source(args: argparse.Namespace) -> Source:
     return source.from_folder(args.videos, args.limit)
 
 
+def find_captions(path: pathlib.Path, source: Source) -> dict[str, str]:
+    """The list's captions by clip id, empty where it has none; prints how many clips it has, if not all.
+
+    Raises UserError for a list that cannot be read, or that belongs to no clip of ``source``.
+    """
+    from stav2a_jax.data.prepare.captions import join_captions, read_captions
+
+    listed = read_captions(path)
+    found = join_captions(source.rows, listed)
+    count = sum(map(bool, found.values()))
+    if found and not count:
+        raise UserError(
+            f"{path} has a caption of none of the clips: an id of the list is {next(iter(listed))!r}, "
+            f"one of the clips {next(iter(found))!r}; give the list of these clips, or leave --captions out."
+        )
+    if count < len(found):
+        print(f"{count} of {len(found)} clips have their caption from {path}")
+    return found
+
+
 def _count(text: str) -> tuple[str, int]:
     split, _, number = text.partition("=")
-    if split not in SPLITS or not number.isdigit() or int(number) < 1:
+    if split not in SPLITS or not number.isdecimal() or int(number) < 1:
         raise UserError(f"--foley {text!r}: expected a split ({', '.join(SPLITS)}) and a number, as in train=1000.")
     return split, int(number)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import pathlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stav2a_jax.training.stop import StopSignal
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -40,6 +44,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from stav2a_jax.training.stop import StopSignal
+
+    with StopSignal().listening() as stop:  # before the imports that take seconds
+        return _run(args, stop)
+
+
+def _run(args: argparse.Namespace, stop: StopSignal) -> int:
     import os
 
     from rich.console import Console
@@ -51,12 +62,13 @@ def run(args: argparse.Namespace) -> int:
     given, begun = initial.parse(args.init), initial.parse(args.start, "--start", initial.TRAINED)
     seed = [] if args.seed is None else [f"seed={args.seed}", f"data.seed={args.seed}"]
     cfg = recipe.load_config(args.config, seed + args.assignments)
-    recipe.to_train(cfg, args.stage)
+    recipe.to_train(cfg, args.stage)  # names, before the devices are looked for
     given = {**initial.parse(cfg.recipe.init, "recipe.init"), **given}
     begun = {**initial.parse(cfg.recipe.start, "recipe.start", initial.TRAINED), **begun}
     parallel.use_host_devices(cfg.host_devices)
     if args.distributed or args.coordinator or parallel.in_cluster(os.environ):
         parallel.join_processes(args.coordinator, args.processes, args.process)
+    recipe.check(cfg, args.stage)  # before the folder has settings that a corrected command would not have
     console = Console(quiet=not parallel.is_main())
     ws = Workspace(cfg, args.out or pathlib.Path("runs") / cfg.name, args.cache)
     for stage, names in given.items():
@@ -67,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         with parallel.main_first(f"first weights of {stage}"):
             if initial.start(ws, stage, names):
                 console.print(f"{stage}: begins with the weights of {', '.join(names)}")
-    recipe.train(ws, args.stage, console, log_examples=args.log_examples)
+    recipe.train(ws, args.stage, console, stop, log_examples=args.log_examples)
     if parallel.is_main() and all(ws.done(name) for name in recipe.needed(cfg)):
         folder = args.bundle or ws.root / "bundle"
         recipe.make_bundle(ws, folder, f"python train.py --config {args.config}")

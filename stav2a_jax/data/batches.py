@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stav2a_jax.data.clips import Clips
+from stav2a_jax.data.clips import Clips, ids_digest
 
 
 class Piece(NamedTuple):
@@ -38,7 +38,7 @@ def _permutation(seed: tuple[int, ...], clips: int) -> np.ndarray:
 @dataclasses.dataclass(frozen=True)
 class Order:
     """Which pieces every step takes. ``lengths``: of all clips, and ``crops``: ascending, both in latent frames;
-    ``keep`` (N,) bool: the clips that are used, all where None.
+    ``keep`` (N,) bool: the clips that are used, all where None. ``clips``: which they are, ``clips.ids_digest``.
 
     A clip belongs to the shortest crop that holds it, a longer one than all to the longest. A batch is of one crop.
     Every crop has its own epochs: all its clips once, in random order, then all again in another; the crops take
@@ -50,6 +50,7 @@ class Order:
     batch: int
     crops: tuple[int, ...]
     keep: np.ndarray | None = None
+    clips: str | None = None
 
     def crop_of(self, step: int) -> int:
         """Latent frames of the batch of a step."""
@@ -75,6 +76,7 @@ class Order:
         """What the pieces are a function of, beside the step, as JSON."""
         digest = hashlib.sha256(np.asarray(self.lengths, np.int64).tobytes()).hexdigest()
         known = {"seed": self.seed, "batch": self.batch, "crops": [*self.crops], "lengths": digest}
+        known |= {} if self.clips is None else {"clips": self.clips}
         return known if self.keep is None else {**known, "kept": hashlib.sha256(self.keep.tobytes()).hexdigest()}
 
     def _turn(self, step: int) -> tuple[int, int]:
@@ -111,7 +113,7 @@ def order_of(
 ) -> Order:
     """The :class:`Order` of prepared clips, or of those to ``keep``."""
     lengths = np.array([length_of(cache, clip, frames_per_second) for clip in range(len(cache))])
-    return Order(lengths, seed, batch, tuple(sorted(set(crops))), keep)
+    return Order(lengths, seed, batch, tuple(sorted(set(crops))), keep, ids_digest(cache))
 
 
 def fixed_pieces(

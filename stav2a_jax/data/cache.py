@@ -11,7 +11,8 @@ import json
 import multiprocessing
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -176,16 +177,43 @@ class Derived:
         return cut(self._rows[self._offsets[i] : self._offsets[i + 1]], start, count, hold=True).astype(np.float32)
 
 
-def write_derived(folder: pathlib.Path, name: str, arrays: list[np.ndarray]) -> None:
-    """Store one (n_i, ...) array per clip as float16."""
-    offsets = np.cumsum([0] + [len(a) for a in arrays])
-    _write(folder / f"{name}.offsets.npy", offsets)
-    _write(folder / f"{name}.npy", np.concatenate(arrays).astype(np.float16))
+def write_derived(folder: pathlib.Path, name: str, arrays: Iterable[np.ndarray], clips: str | None = None) -> None:
+    """Store one (n_i, ...) array per clip as float16, one of them in memory at a time.
+
+    ``clips``: whose rows they are, ``clips.ids_digest``. The offsets come last: rows without them are not there.
+    """
+    offsets, noted = folder / f"{name}.offsets.npy", folder / f"{name}.clips"
+    for path in (offsets, noted):
+        path.unlink(missing_ok=True)
+    temporary, ends = folder / f"{name}.part", [0]
+    row: tuple[int, ...] = ()
+    with open(temporary, "wb") as file:  # written, not mapped: mapped pages would count as the process's memory
+        for array in arrays:
+            half = np.ascontiguousarray(array, "<f2")
+            if not row:
+                row = half.shape[1:]
+                _write_header(file, (0, *row))
+            file.write(half.data)
+            ends.append(ends[-1] + len(half))
+        file.seek(0)
+        _write_header(file, (ends[-1], *row))
+    os.replace(temporary, folder / f"{name}.npy")
+    if clips is not None:
+        noted.write_text(clips)
+    _write(offsets, np.array(ends))
 
 
-def has_derived(folder: pathlib.Path, name: str, count: int) -> bool:
-    path = folder / f"{name}.offsets.npy"
-    return path.exists() and (folder / f"{name}.npy").exists() and len(np.load(path)) == count + 1
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """The start of a float16 .npy file. Its length is one for any number of rows: NumPy leaves room for the digits."""
+    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def has_derived(folder: pathlib.Path, name: str, count: int, clips: str | None = None) -> bool:
+    """Whether the rows of all ``count`` clips are there, and are of those ``clips`` where they have ids."""
+    path, noted = folder / f"{name}.offsets.npy", folder / f"{name}.clips"
+    whole = path.exists() and (folder / f"{name}.npy").exists() and len(np.load(path)) == count + 1
+    return whole and (clips is None or (noted.exists() and noted.read_text() == clips))
 
 
 def cut(rows: np.ndarray, start: int, count: int, hold: bool = False) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -40,6 +41,12 @@ class Rows(Protocol):
 
     def rows(self, i: int, start: int, count: int) -> np.ndarray:
         """(count, ...) float32 from row ``start``; behind a clip's end its last row is held."""
+
+
+def ids_digest(clips: Clips) -> str | None:
+    """SHA-256 of the clips' ids in their order; None for generated clips, which have none (their seed says it all)."""
+    ids = [record.get("id") for record in clips.records]
+    return None if not ids or None in ids else hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
 
 class ForeignPictures:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import pathlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,21 @@ import numpy as np
 from stav2a_jax.config import ModelConfig
 from stav2a_jax.data.cache import cut
 from stav2a_jax.data.records import decode_frames, find_set, open_records
+from stav2a_jax.tensors import read_safetensors
 from stav2a_jax.types import UserError
 from stav2a_jax.video.mux import atomic
 
 INDEXED = ("id", "caption", "seconds", "av_align", "onsets")
 RECENT = 64
 """Records that are kept read: a batch asks for the features and for the latents of the same clips."""
+
+ENCODERS = {
+    "video": ("video/",),
+    "text": ("text/",),
+    "moments": ("autoencoder/encoder/", "autoencoder/quant_conv/"),
+    "decoder": ("autoencoder/decoder/", "autoencoder/post_quant_conv/"),
+}
+"""Weights that make a stored field. The decoder makes none: it tells a VAE whose encoder was left out of a bundle."""
 
 
 class PreparedClips:
@@ -88,6 +98,45 @@ class PreparedRows:
 
     def rows(self, i: int, start: int, count: int) -> np.ndarray:
         return cut(self._clips.read(i)[self._field], start, count, hold=True).astype(np.float32)
+
+
+def encoder_digests(weights: Mapping[str, np.ndarray], parts: Collection[str] = tuple(ENCODERS)) -> dict[str, str]:
+    """SHA-256 of those of :data:`ENCODERS` that flat ``weights`` ("group/path" -> array) hold, by name.
+
+    Of their values in float16, so that a run's float32 parameters and the bundle made of them agree.
+    """
+    found = {}
+    for part in parts:
+        digest, names = hashlib.sha256(), sorted(name for name in weights if name.startswith(ENCODERS[part]))
+        for name in names:
+            with np.errstate(over="ignore"):
+                half = weights[name].astype("<f2")
+            digest.update(f"{name} {half.shape}\n".encode() + half.tobytes())
+        if names:
+            found[part] = digest.hexdigest()
+    return found
+
+
+def digests_of_files(bundle: pathlib.Path, vae: pathlib.Path | None) -> dict[str, str]:
+    """:func:`encoder_digests` of a bundle's weights file; with ``vae``, a file with an autoencoder, of that one's."""
+    weights = read_safetensors(bundle)
+    if vae is not None:
+        weights = weights.where(lambda key: not key.startswith("autoencoder/"))
+        weights |= read_safetensors(vae).where(lambda key: key.startswith("autoencoder/"))
+    return encoder_digests(weights)
+
+
+def same_encoder(known: Mapping[str, str], field: str, weights: Mapping[str, np.ndarray]) -> bool:
+    """Whether a field's encoder, one of the ``known`` digests of a set, is the one in flat ``weights``.
+
+    Where either side has no encoder of the VAE, as a bundle for sampling has none, their decoders are compared. True
+    too where there is nothing to compare.
+    """
+    for part in (field, "decoder") if field == "moments" else (field,):
+        found = encoder_digests(weights, (part,)).get(part) if part in known else None
+        if found is not None:
+            return found == known[part]
+    return True
 
 
 def open_clips(folder: str, split: str, index: pathlib.Path, model: ModelConfig) -> PreparedClips:

@@ -7,6 +7,7 @@ show the same pictures under different sounds share one entry; a changed video n
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -41,6 +42,10 @@ class FlowConfig:
 RELEASED = FlowConfig()
 
 
+class CacheError(UserError):
+    """The folder of the cache cannot be written, which is the fault of no video."""
+
+
 class Trajectory(NamedTuple):
     """values (N,) float64: mean flow magnitude in pixels between picture i - 1 and i; the first is the second's copy.
 
@@ -64,7 +69,7 @@ def flow_peaks(
 ) -> tuple[np.ndarray, float]:
     """(times of the motion peaks in seconds (k,), frames per second) of a video's first ``seconds``, or of all of it.
 
-    Raises UserError where the file is no readable video.
+    Raises UserError where the file is no readable video, CacheError where the cache cannot be written.
     """
     trajectory = cached_trajectory(path, cache_dir, cfg).first(seconds)
     return trajectory_peaks(trajectory.values, trajectory.fps, cfg.floor), trajectory.fps
@@ -74,18 +79,23 @@ def cached_trajectory(path: PathLike, cache_dir: PathLike | None = None, cfg: Fl
     """:func:`flow_trajectory`, looked up in and written to ``cache_dir`` where one is given.
 
     Several processes may use one folder; an entry is written whole or not at all, and a damaged one is made again.
+    Raises UserError where the file is no readable video, CacheError where the cache cannot be written.
     """
     if cache_dir is None:
         return flow_trajectory(path, cfg)
     key = content_key(path, cfg)
     entry = pathlib.Path(cache_dir) / key[:2] / f"{key}.json"
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads(entry.read_text())
         return Trajectory(np.array(found["values"], np.float64), float(found["fps"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        trajectory = flow_trajectory(path, cfg)
-    with atomic(entry) as temporary:
-        temporary.write_text(json.dumps({"fps": trajectory.fps, "values": trajectory.values.tolist()}))
+    trajectory = flow_trajectory(path, cfg)
+    try:
+        with atomic(entry) as temporary:
+            temporary.write_text(json.dumps({"fps": trajectory.fps, "values": trajectory.values.tolist()}))
+    except UserError as error:
+        raise CacheError(str(error)) from None
+    except OSError as error:
+        raise CacheError(f"{entry}: cannot be written ({error.strerror}); choose another folder.") from None
     return trajectory
 
 

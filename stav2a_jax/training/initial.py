@@ -10,10 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
-from stav2a_jax.bundle import load_params, load_part, save_params
+from stav2a_jax.bundle import find_bundle, load_params, load_part, save_params
 from stav2a_jax.config import Config, ModelConfig, from_dict, to_dict
+from stav2a_jax.data.prepare.store import file_digest
 from stav2a_jax.fields import complete
+from stav2a_jax.tensors import read_safetensors
 from stav2a_jax.tokenizer import FILES
 from stav2a_jax.training.workspace import DERIVED, Workspace
 from stav2a_jax.types import Params, UserError
@@ -70,28 +73,22 @@ def parse(
 def adopt(ws: Workspace, stage: str, names: Sequence[str]) -> bool:
     """Make what another run, or some bundles, hold the result of a stage; False where that has been done before.
 
-    Raises UserError where a group is missing, its sizes are not the config's, or the stage has been trained.
+    Raises UserError where a group is missing, its sizes are not the config's, the stage has been trained or taken from
+    other weights, or the clips come with what another encoder made of them.
     """
-    origin = _origin(names)
+    origin = _origin(stage, names)
     if ws.done(stage):
-        if ws.result(stage)[1].get("from") == origin:
+        if _same_origin(ws.result(stage)[1], origin):
             return False
-        raise UserError(f"stage {stage!r} is done in {ws.root} already: choose another --out, or leave out its --init")
-    if (run := _run_of(stage, names)) is not None:
-        _adopt_run(ws, stage, run)
-        return True
-    contrast = ws.cfg.loss.onset_trains_video  # which needs the other encoder too
-    groups = GROUPS[stage] + (("video",) if stage == "onset" and contrast else ())
-    optional = ("spec",) if not contrast else ()
-    found = _from_bundles(ws, stage, names, groups)
-    lacking = [g for g in groups if g not in found.params and g not in optional]
-    encoded = ws.cfg.data.records is not None and ws.given("moments")
-    if "encoder" not in found.params.get("autoencoder", {"encoder": None}) and not encoded:
-        lacking.append("autoencoder/encoder")
-    if lacking:
         raise UserError(
-            f"--init {stage}: {', '.join(names)} lack {', '.join(lacking)}; name another bundle with it too"
+            f"stage {stage!r} is done in {ws.root} already, and not with what {', '.join(names)} holds now: choose "
+            "another --out, or leave out its --init"
         )
+    if (run := _run_of(stage, names)) is not None:
+        _adopt_run(ws, stage, run, origin)
+        return True
+    found = _from_bundles(ws, stage, names, _groups(ws, stage))
+    _check(ws, stage, names, flatten_dict(found.params, sep="/"))
     if stage == "t2a":
         _keep_tokenizer(ws, found.tokenizer, names)
     params = found.params
@@ -99,7 +96,7 @@ def adopt(ws: Workspace, stage: str, names: Sequence[str]) -> bool:
         initial = np.float32(np.log(1.0 / ws.cfg.loss.cavp_temperature))
         params["logit_scale"] = {"value": found.temperature.get("logit_scale", initial)}
     ws.claim(stage)
-    ws.write_result(stage, params, {"step": 0, "from": origin, **found.record})
+    ws.write_result(stage, params, {"step": 0, **origin, **found.record})
     return True
 
 
@@ -109,9 +106,12 @@ def start(ws: Workspace, stage: str, names: Sequence[str]) -> bool:
 
     Raises UserError where they hold nothing of it or other sizes, and where the stage began with something else.
     """
-    folder, origin = ws.root / stage, _origin(names)
+    folder = ws.root / stage
     given = folder / "start.json"
-    if ws.done(stage) or (given.exists() and json.loads(given.read_text())["from"] == origin):
+    if ws.done(stage):
+        return False
+    origin = _origin(stage, names)
+    if given.exists() and _same_origin(json.loads(given.read_text()), origin):
         return False
     if given.exists() or (folder / "checkpoints").exists():
         raise UserError(f"stage {stage!r} in {ws.root} began with other weights: choose another --out")
@@ -130,8 +130,31 @@ def start(ws: Workspace, stage: str, names: Sequence[str]) -> bool:
         _keep_tokenizer(ws, tokenizer, names)
     ws.claim(stage)
     save_params(folder / "start.safetensors", params)
-    _write_json(given, {"from": origin, "groups": sorted(params)})
+    _write_json(given, {**origin, "groups": sorted(params)})
     return True
+
+
+def _groups(ws: Workspace, stage: str) -> tuple[str, ...]:
+    """What a stage needs; an onset stage that trains the video encoder too leaves that behind."""
+    return GROUPS[stage] + (("video",) if stage == "onset" and ws.cfg.loss.onset_trains_video else ())
+
+
+def _dispensable(ws: Workspace, group: str) -> bool:
+    """Whether no later stage reads it: only the contrast of an onset stage needs CAVP's other encoder."""
+    return group == "spec" and not ws.cfg.loss.onset_trains_video
+
+
+def _check(ws: Workspace, stage: str, names: Sequence[str], weights: Mapping[str, np.ndarray]) -> None:
+    """UserError where flat ``weights`` lack something of a stage, or are not the encoder of the clips' features."""
+    held = {key.partition("/")[0] for key in weights}
+    lacking = [group for group in _groups(ws, stage) if group not in held and not _dispensable(ws, group)]
+    if "autoencoder" in held and not any(key.startswith("autoencoder/encoder/") for key in weights):
+        lacking += [] if ws.given("moments") else ["autoencoder/encoder"]
+    if lacking:
+        raise UserError(
+            f"--init {stage}: {', '.join(names)} lack {', '.join(lacking)}; name another bundle with it too"
+        )
+    ws.check_encoder(stage, weights)
 
 
 class Found(NamedTuple):
@@ -156,6 +179,8 @@ def _from_bundles(ws: Workspace, stage: str, names: Sequence[str], groups: Seque
         elif stage == "t2a" and found.pop("controlnet", None) is not None:
             found.pop("unet", None)  # trained together with a ControlNet, it is no text-to-audio model any more
         for group in [g for g in groups if g in found and g not in params]:
+            if _dispensable(ws, group) and _misfits(bundle.model, ws.cfg.model, group):
+                continue
             _same_sizes(bundle.model, ws.cfg.model, group, name)
             params[group] = found[group]
         temperature |= found.pop("kept", {}).get("cavp", {})
@@ -168,8 +193,26 @@ def _from_bundles(ws: Workspace, stage: str, names: Sequence[str], groups: Seque
     return Found(params, record, tokenizer, temperature)
 
 
-def _origin(names: Sequence[str]) -> list[str]:
-    return [pathlib.Path(name).name for name in names]
+def _origin(stage: str, names: Sequence[str]) -> dict[str, list[Any]]:
+    """What weights are known by: last names of folders, and the checksum of each one's file (None: not there now)."""
+    return {"from": [pathlib.Path(name).name for name in names], "sha256": [_checksum(stage, name) for name in names]}
+
+
+def _checksum(stage: str, name: str) -> str | None:
+    folder = pathlib.Path(name)
+    path = folder / stage / "params.safetensors"
+    if not (folder / stage / "result.json").is_file():
+        try:
+            path = find_bundle(name) / "weights.safetensors"
+        except UserError:  # gone since, or it never was there, which is said where it is read
+            return None
+    return file_digest(path) if path.is_file() else None
+
+
+def _same_origin(then: Mapping[str, Any], now: Mapping[str, list[Any]]) -> bool:
+    """Equal names, and equal checksums where both are known: older versions noted none."""
+    pairs = zip(then.get("sha256", now["sha256"]), now["sha256"], strict=False)
+    return then.get("from") == now["from"] and all(a == b or None in (a, b) for a, b in pairs)
 
 
 def _run_of(stage: str, names: Sequence[str]) -> pathlib.Path | None:
@@ -190,20 +233,28 @@ def _settings(run: pathlib.Path, stage: str, section: str = "model") -> Any:
     return from_dict(ModelConfig, settings["model"]) if section == "model" else settings[section]
 
 
-def _adopt_run(ws: Workspace, stage: str, run: pathlib.Path) -> None:
+def _adopt_run(ws: Workspace, stage: str, run: pathlib.Path, origin: Mapping[str, Any]) -> None:
     model, record = _settings(run, stage), json.loads((run / stage / "result.json").read_text())
-    for group in GROUPS[stage]:
-        _same_sizes(model, ws.cfg.model, group, str(run))
+    source, target = (root / stage / "params.safetensors" for root in (run, ws.root))
+    unfit = [g for g in GROUPS[stage] if _dispensable(ws, g) and _misfits(model, ws.cfg.model, g)]
+    for group in _groups(ws, stage):
+        if group not in unfit:
+            _same_sizes(model, ws.cfg.model, group, str(run))
+    _check(ws, stage, [str(run)], read_safetensors(source))
     if stage == "t2a":
         _keep_tokenizer(ws, _tokenizer_in(run), [str(run)])
     ws.claim(stage)
-    taken = {"licence": [], "notice": [], **record, "from": _origin([str(run)])}
-    _link(run / stage / "params.safetensors", ws.root / stage / "params.safetensors")
-    _write_json(ws.root / stage / "result.json", taken)
+    ws.forget_derived(stage)
+    if unfit:
+        save_params(target, {group: x for group, x in load_params(source).items() if group not in unfit})
+    else:
+        _link(source, target)
+    _write_json(ws.root / stage / "result.json", {"licence": [], "notice": [], **record, **origin})
     ours = json.loads(json.dumps(to_dict(ws.cfg.data)))
     if stage in DERIVED and _unfiltered(_settings(run, stage, "data")) == _unfiltered(ours):
-        for path in (run / "derived").glob(f"*/{DERIVED[stage]}.*npy"):
-            _link(path, ws.derived_folder(path.parent.name) / path.name)
+        for path in sorted((run / "derived").glob(f"*/{DERIVED[stage]}.*")):  # the offsets last, as they are written
+            if path.suffix != ".part":
+                _link(path, ws.derived_folder(path.parent.name) / path.name)
 
 
 def _unfiltered(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,11 +280,15 @@ def _write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
 
 
 def _same_sizes(theirs: ModelConfig, ours: ModelConfig, group: str, name: str) -> None:
+    if wrong := _misfits(theirs, ours, group):
+        raise UserError(f"{name} does not fit the config: {', '.join(wrong)}")
+
+
+def _misfits(theirs: ModelConfig, ours: ModelConfig, group: str) -> list[str]:
     section = SECTIONS[group]
     a, b = (to_dict(getattr(model, section)) for model in (theirs, ours))
-    wrong = [f"{k} {a[k]} (config: {b[k]})" for k in a if a[k] != b[k] and k not in BEHAVIOUR.get(section, ())]
-    if wrong:
-        raise UserError(f"{name} does not fit the config: {section}.{f', {section}.'.join(wrong)}")
+    wrong = [k for k in a if a[k] != b[k] and k not in BEHAVIOUR.get(section, ())]
+    return [f"{section}.{k} {a[k]} (config: {b[k]})" for k in wrong]
 
 
 def _tokenizer_in(folder: pathlib.Path) -> pathlib.Path | None:

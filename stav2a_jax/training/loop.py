@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ from stav2a_jax.config import Config, StageConfig
 from stav2a_jax.data.batches import Order, order_of
 from stav2a_jax.data.loading import LoadBatch, batches
 from stav2a_jax.errors import Preempted
-from stav2a_jax.training.optimiser import make_optimiser
+from stav2a_jax.training.flops import step_flops
+from stav2a_jax.training.optimiser import SCHEDULES, make_optimiser
 from stav2a_jax.training.stages.base import Stage
 from stav2a_jax.training.step import init_state, train_step
 from stav2a_jax.training.stop import StopSignal
@@ -25,9 +27,15 @@ from stav2a_jax.training.watch import Watch
 from stav2a_jax.training.workspace import Workspace
 from stav2a_jax.types import Params, TrainState, UserError
 
+POSITIVE = ("batch_size", "valid_every", "valid_batches", "log_every", "optim.lr", "optim.clip_norm", "optim.accum")
+NATURAL = ("shown", "optim.weight_decay", "optim.warmup_steps", "optim.final_fraction")
+DECAYS = ("optim.b1", "optim.b2", "optim.ema_decay")
+"""Numbers of a stage's settings that are above 0; that are not below; that are fractions of what was."""
+
 
 def check_devices(cfg: Config, name: str) -> None:
-    """UserError where the devices cannot share a stage's batch, or cannot be arranged as asked."""
+    """UserError where the devices cannot share a stage's batch, or cannot be arranged as asked; else as
+    :func:`check_stage`."""
     if cfg.mode not in parallel.MODES:
         raise UserError(f"unknown mode {cfg.mode!r}: choose one of {', '.join(parallel.MODES)}")
     if cfg.mode == "pmap" and (cfg.fsdp > 1 or jax.process_count() > 1):
@@ -36,14 +44,32 @@ def check_devices(cfg: Config, name: str) -> None:
         devices = parallel.make_mesh(fsdp=cfg.fsdp).size
     except ValueError as error:
         raise UserError(f"{error}: set fsdp to a divisor") from error
-    stage: StageConfig = getattr(cfg.stages, name)
-    if stage.steps < 1:
-        raise UserError(f"config {cfg.name!r} does not train stage {name!r}: choose another --config")
+    stage = check_stage(cfg, name)
     if stage.batch_size % (devices * stage.optim.accum):
         raise UserError(
             f"batch size {stage.batch_size} of stage {name!r} does not divide over {devices} devices x "
             f"{stage.optim.accum} accumulation steps: choose a multiple"
         )
+
+
+def check_stage(cfg: Config, name: str) -> StageConfig:
+    """The settings of a stage. UserError where the config does not train it, or cannot: with all that is wrong."""
+    stage: StageConfig = getattr(cfg.stages, name)
+    if stage.steps < 1:
+        raise UserError(f"config {cfg.name!r} does not train stage {name!r}: choose another --config")
+    values = {**vars(stage), **{f"optim.{key}": value for key, value in vars(stage.optim).items()}}
+    frame, lengths = 1.0 / cfg.model.latent.frames_per_second, (stage.crop_seconds, *stage.buckets)
+    wrong = [
+        *(f"{key}={values[key]} (expected above 0)" for key in POSITIVE if not 0 < values[key] < math.inf),
+        *(f"{key}={values[key]} (expected 0 or more)" for key in NATURAL if not 0 <= values[key] < math.inf),
+        *(f"{key}={values[key]} (expected from 0 to below 1)" for key in DECAYS if not 0 <= values[key] < 1),
+        *(f"pieces of {x} s (expected {frame:g} or more)" for x in lengths if not frame <= x < math.inf),
+    ]
+    if stage.optim.schedule not in SCHEDULES:
+        wrong.append(f"optim.schedule={stage.optim.schedule!r} (expected {' or '.join(map(repr, SCHEDULES))})")
+    if wrong:
+        raise UserError(f"stage {name!r} cannot train with {', '.join(wrong)}: choose other values")
+    return stage
 
 
 def fit(
@@ -69,8 +95,8 @@ def fit(
         frozen = put(stage.frozen)
         validate = Validation(ws, stage, cfg, frozen, mesh)
         first = int(state.step)
-        count_flops = functools.partial(parallel.flops_of, step, state, frozen)
-        watch = Watch(ws, name, cfg, console, first, count_flops)
+        count_flops = functools.partial(step_flops, step, state, frozen)
+        watch = Watch(ws, name, console, first, count_flops)
         load = LoadBatch(order, functools.partial(stage.batch, "train"), parallel.rows_of_process(cfg.batch_size))
         with watch, stop.in_loop(), batches(load, first, cfg.steps, ws.cfg.workers) as loaded:
             for k, batch in enumerate(watch.timed(loaded), first + 1):
@@ -84,6 +110,7 @@ def fit(
                     watch.validated(k, valid, validate.shown(state))
                     checkpoints.save(state, valid["loss"], pipeline_state(order, k))
                 if stop.asked() and k < cfg.steps:
+                    watch.catch_up()  # a state that is no number is not worth going on from
                     checkpoints.save(state, None, pipeline_state(order, k))
                     checkpoints.wait()
                     raise Preempted(f"stage {name!r} was told to stop and is saved at step {k}")
@@ -112,8 +139,9 @@ def _resumed(checkpoints: Checkpoints, state: TrainState, order: Order, name: st
     latest = checkpoints.latest_step()
     if latest is None:
         return state
-    stood = checkpoints.data(latest)
-    changed = [key for key, value in pipeline_state(order, latest).items() if stood.get(key) != value]
+    now = pipeline_state(order, latest)
+    stood = {"clips": now.get("clips"), **checkpoints.data(latest)}  # older checkpoints do not name their clips
+    changed = [key for key, value in now.items() if stood.get(key) != value]
     if changed:
         raise UserError(
             f"stage {name!r} cannot go on at step {latest}: the clips to train on are not those of its start "

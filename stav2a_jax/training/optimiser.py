@@ -10,6 +10,8 @@ import optax
 from stav2a_jax.config import OptimConfig
 from stav2a_jax.types import Params
 
+SCHEDULES = ("cosine", "constant")
+
 
 def learning_rate(cfg: OptimConfig, steps: int) -> optax.Schedule:
     """Linear warm-up, then 'cosine' to ``final_fraction`` of the rate, or 'constant'."""
@@ -20,7 +22,7 @@ def learning_rate(cfg: OptimConfig, steps: int) -> optax.Schedule:
         )
     if cfg.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, cfg.lr, warmup, max(steps, 1), cfg.lr * cfg.final_fraction)
-    raise ValueError(f"unknown schedule {cfg.schedule!r}; expected 'cosine' or 'constant'")
+    raise ValueError(f"unknown schedule {cfg.schedule!r}; expected {' or '.join(map(repr, SCHEDULES))}")
 
 
 def make_optimiser(

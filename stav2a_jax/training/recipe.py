@@ -8,9 +8,9 @@ import importlib.util
 import pathlib
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 
-import jax
 from rich.console import Console
 
 from stav2a_jax import parallel
@@ -34,22 +34,37 @@ STAGES = {
 
 
 def load_config(path: pathlib.Path, assignments: list[str]) -> Config:
-    """``get_config()`` of a python file, with ``--set`` assignments applied."""
+    """``get_config()`` of a python file, with ``--set`` assignments applied; UserError where there is none."""
     if not path.is_file():
         raise UserError(f"no such config: {path}; the configs lie in configs/")
-    spec = importlib.util.spec_from_file_location("stav2a_config", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    root = next((str(p.parent) for p in path.resolve().parents if p.name == "configs"), None)
-    with _importing_from(root):  # so that one config can build on another: from configs.foley_tiny import get_model
-        spec.loader.exec_module(module)
-    cfg: Config = module.get_config()
+    try:
+        cfg = _get_config(path)
+    except (UserError, Preempted):
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f", line {f.lineno}" for f in frames if pathlib.Path(f.filename).resolve() == path.resolve()]
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"config {path} cannot be used{lines[-1] if lines else ''} ({said}): correct it") from error
     for assignment in assignments:
         try:
             cfg = override(cfg, assignment)
         except (KeyError, TypeError) as e:
             raise UserError(f"--set {assignment}: {e.args[0]}") from e
+    return cfg
+
+
+def _get_config(path: pathlib.Path) -> Config:
+    spec = importlib.util.spec_from_file_location("stav2a_config", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no python file; the configs lie in configs/")
+    module = importlib.util.module_from_spec(spec)
+    root = next((str(p.parent) for p in path.resolve().parents if p.name == "configs"), None)
+    with _importing_from(root):  # so that one config can build on another: from configs.foley_tiny import get_model
+        spec.loader.exec_module(module)
+        cfg = module.get_config() if hasattr(module, "get_config") else None
+    if not isinstance(cfg, Config):
+        raise UserError(f"{path} has no get_config() that returns a Config; the configs lie in configs/")
     return cfg
 
 
@@ -85,34 +100,43 @@ def to_train(cfg: Config, only: Sequence[str] = ()) -> list[str]:
     return [name for name in STAGES if name in wanted]
 
 
-def train(ws: Workspace, only: list[str], console: Console, *, log_examples: bool = False) -> None:
+def check(cfg: Config, only: Sequence[str] = ()) -> list[str]:
+    """:func:`to_train`; UserError where one of these stages cannot be trained on these devices, or not at all."""
+    wanted = to_train(cfg, only)
+    for name in wanted:
+        check_devices(cfg, name)
+    return wanted
+
+
+def train(
+    ws: Workspace, only: list[str], console: Console, stop: StopSignal | None = None, *, log_examples: bool = False
+) -> None:
     """Run those stages of :func:`to_train` that are not done.
 
-    Raises Preempted on SIGTERM, with the state of the stage saved. ``log_examples``: see ``loop.fit``.
+    Raises Preempted on SIGTERM, with the state of the stage saved; ``stop`` is one that listens, if somebody does
+    already. ``log_examples``: see ``loop.fit``.
     """
-    wanted = to_train(ws.cfg, only)
-    for name in wanted:  # now, not hours later
-        check_devices(ws.cfg, name)
-    with StopSignal(jax.process_count()).listening() as stop:
-        _train(ws, wanted, console, stop, log_examples)
+    wanted = check(ws.cfg, only)  # now, not hours later
+    with contextlib.nullcontext(stop) if stop else StopSignal().listening() as stop:
+        for name in wanted:
+            stop.check()
+            _train(ws, name, console, stop, log_examples)
+        stop.check()
 
 
-def _train(ws: Workspace, wanted: list[str], console: Console, stop: StopSignal, log_examples: bool) -> None:
-    for name in wanted:
-        with parallel.main_first(f"settings of {name}"):
-            ws.claim(name)
-        if ws.done(name):
-            console.print(f"[dim]{name}: done[/]")
-            continue
-        started = time.monotonic()
-        console.rule(f"stage {name}")
-        with parallel.main_first(f"inputs of {name}"):  # clips and what is derived from them, once for all processes
-            stage = STAGES[name](ws)
-        fit(ws, name, stage, console, stop, log_examples=log_examples)
-        record = ws.result(name)[1]
-        console.print(f"{name}: valid loss {record['valid_loss']:.4f}, {(time.monotonic() - started) / 60:.1f} min")
-        if stop.told:
-            raise Preempted(f"told to stop after stage {name!r}")
+def _train(ws: Workspace, name: str, console: Console, stop: StopSignal, log_examples: bool) -> None:
+    with parallel.main_first(f"settings of {name}"):
+        ws.claim(name)
+    if ws.done(name):
+        console.print(f"[dim]{name}: done[/]")
+        return
+    started = time.monotonic()
+    console.rule(f"stage {name}")
+    with parallel.main_first(f"inputs of {name}"):  # clips and what is derived from them, once for all processes
+        stage = STAGES[name](ws)
+    fit(ws, name, stage, console, stop, log_examples=log_examples)
+    record = ws.result(name)[1]
+    console.print(f"{name}: valid loss {record['valid_loss']:.4f}, {(time.monotonic() - started) / 60:.1f} min")
 
 
 def collect(ws: Workspace) -> Params:

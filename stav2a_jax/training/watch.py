@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import math
+import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,20 +28,21 @@ class Watch:
     """Follows one stage, inside a ``with``. Only the main process writes; every process looks at the losses.
 
     ``count_flops(batch)``: operations of a step on these rows, asked for once for every shape of batch, and only if the
-    devices' peak is known.
+    devices' peak is known. ``first``: steps that are done.
     """
 
     def __init__(
         self,
         ws: Workspace,
         name: str,
-        cfg: StageConfig,
         console: Console,
         first: int,
-        count_flops: Callable[[Any], float | None],
+        count_flops: Callable[[Any], float],
     ) -> None:
+        cfg: StageConfig = getattr(ws.cfg.stages, name)
         self._folder, self._name, self._cfg, self._console = ws.root / name, name, cfg, console
         self._sample_rate = ws.cfg.model.latent.sample_rate
+        self._records = ws.clips("train").records
         self._bar = _progress(console)
         self._task = self._bar.add_task(name, total=cfg.steps, completed=first, note="compiling")
         self._writer: Any = None
@@ -80,21 +82,42 @@ class Watch:
     def stepped(self, step: int, clips: np.ndarray, metrics: Metrics, batch: dict[str, np.ndarray]) -> None:
         """A step was sent to the devices. Its metrics are looked at when the next one has been sent, so that the
         devices never wait for the host; UserError where the loss or the gradient is not finite."""
-        self._speed.stepped(batch, metrics)
+        compiled = self._speed.sent(batch, metrics)
         self._unread.append((step, clips, metrics))
-        last = step == self._cfg.steps or step % self._cfg.valid_every == 0
-        while len(self._unread) > (0 if last or parallel.waits_for_every_step() else 1):
+        last = compiled or step == self._cfg.steps or step % self._cfg.valid_every == 0
+        self.catch_up(0 if last or parallel.waits_for_every_step() else 1)
+
+    def catch_up(self, ahead: int = 0) -> None:
+        """Look at the metrics of all steps that were sent, but the last ``ahead``; UserError as :meth:`stepped`."""
+        while len(self._unread) > ahead:
             self._read(*self._unread.popleft())
 
     def _read(self, step: int, clips: np.ndarray, metrics: Metrics) -> None:
         values = {m: float(v) for m, v in metrics.items()}
+        self._speed.done()
         if not all(math.isfinite(v) for v in values.values()):
-            few = ", ".join(map(str, clips[:16].tolist())) + (" ..." if len(clips) > 16 else "")
-            raise UserError(f"stage {self._name!r} diverged at step {step} ({values}); clips of the batch: {few}")
+            ids = [self._id_of(clip) for clip in clips.tolist()]
+            path = self._write_down(step, values, clips, ids)
+            few = ", ".join(ids[:4]) + (", ..." if len(ids) > 4 else "")
+            raise UserError(
+                f"stage {self._name!r} diverged at step {step} ({values}); clips of the batch: {few} (all in {path})"
+            )
         if step % self._cfg.log_every == 0 or step == self._cfg.steps:
             self._bar.update(self._task, completed=step, note=f"loss {values['loss']:.4f}")
             speed = self._speed.since_last()
             self._scalars("train", {**values, **speed, "seconds": time.monotonic() - self._started}, step)
+
+    def _id_of(self, clip: int) -> str:
+        """The id of a prepared clip; the name of a generated one, as ``stav2a foley`` gives it."""
+        record = self._records[clip]
+        return str(record["id"]) if "id" in record else f"foley_train_{clip:06d}"
+
+    def _write_down(self, step: int, values: dict[str, float], clips: np.ndarray, ids: list[str]) -> pathlib.Path:
+        """A file with the clips of a step of which this process had its rows."""
+        path = self._folder / f"not-finite-{step}-{jax.process_index()}.json"
+        said = {"step": step, "metrics": {m: str(v) for m, v in values.items()}, "clips": clips.tolist(), "ids": ids}
+        path.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        return path
 
     def validated(self, step: int, values: dict[str, float], shown: Shown | None) -> None:
         """Write a validation and what it has to show."""
@@ -116,28 +139,37 @@ class Watch:
 class Speed:
     """Throughput since the last report, without compilation and validation."""
 
-    def __init__(self, batch_size: int, count_flops: Callable[[Any], float | None]) -> None:
+    def __init__(self, batch_size: int, count_flops: Callable[[Any], float]) -> None:
         self._batch_size, self._count_flops = batch_size, count_flops
         self._peak = parallel.peak_flops()
-        self._flops: dict[Any, float | None] = {}
+        self._flops: dict[Any, float] = {}
+        self._sent: collections.deque[float] = collections.deque()
         self.waited = 0.0
         self.restart()
 
     def restart(self) -> None:
         """Leave out what happened since the last step."""
-        self._steps, self._done, self.waited, self._since = 0, 0.0, 0.0, time.monotonic()
+        self._steps, self._work, self.waited, self._since = 0, 0.0, 0.0, time.monotonic()
 
-    def stepped(self, batch: dict[str, np.ndarray], metrics: Metrics) -> None:
-        """A step was sent to the devices; the first one of a shape, which is compiled, does not count."""
+    def sent(self, batch: dict[str, np.ndarray], metrics: Metrics) -> bool:
+        """A step was sent to the devices. Whether it is the first one of a shape: that one is compiled, is waited for,
+        and does not count, nor do those before it that are not done."""
         shape = tuple(sorted((name, x.shape) for name, x in batch.items()))
         if shape not in self._flops:
-            rows = self._count_flops(batch) if self._peak else None  # of this process
-            self._flops[shape] = rows * jax.process_count() if rows else None
+            rows = self._count_flops(batch) if self._peak else 0.0  # of this process
+            self._flops[shape] = rows * jax.process_count()
             jax.block_until_ready(metrics)
+            self._sent.clear()
             self.restart()
-            return
-        self._steps += 1
-        self._done += self._flops[shape] or 0.0
+            return True
+        self._sent.append(self._flops[shape])
+        return False
+
+    def done(self) -> None:
+        """The devices have done the first of the steps that were sent."""
+        if self._sent:
+            self._steps += 1
+            self._work += self._sent.popleft()
 
     def since_last(self) -> dict[str, float]:
         """examples_per_second; input_wait, the share of time spent waiting for batches; mfu; memory in GiB."""
@@ -145,8 +177,8 @@ class Speed:
         if self._steps:
             report["examples_per_second"] = self._steps * self._batch_size / seconds
             report["input_wait"] = self.waited / seconds
-            if self._peak and self._done:
-                report["mfu"] = self._done / seconds / self._peak
+            if self._peak:
+                report["mfu"] = self._work / seconds / self._peak
         self.restart()
         return report
 

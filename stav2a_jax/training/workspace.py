@@ -14,7 +14,8 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,17 @@ from stav2a_jax.config import Config, ModelConfig, StagesConfig, to_dict
 from stav2a_jax.data.cache import ClipCache, Derived, cache_folder, prepare
 from stav2a_jax.data.clips import Clips, ForeignPictures, Rows, kept, measure_av_align
 from stav2a_jax.fields import complete
+from stav2a_jax.tensors import read_safetensors
 from stav2a_jax.tokenizer import FILES, Tokenizer, train_bpe
 from stav2a_jax.types import Params, UserError
 
 DERIVED = {"vae": "latent", "cavp": "video", "onset": "video"}
 """What later stages derive from the result of a stage, once for all clips."""
+
+
+def video_stage(cfg: Config) -> str:
+    """The stage whose video encoder is the model's."""
+    return "onset" if cfg.loss.onset_trains_video and cfg.recipe.local == "onset" else "cavp"
 
 
 class Workspace:
@@ -37,7 +44,11 @@ class Workspace:
     def __init__(self, cfg: Config, root: pathlib.Path, cache: pathlib.Path) -> None:
         self.cfg, self.root, self._cache = cfg, root, cache
         self._opened: dict[str, Clips] = {}
-        root.mkdir(parents=True, exist_ok=True)
+        self._compared: set[str] = set()
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{root} cannot be the folder of a run ({error.strerror}): choose another --out") from error
 
     def compute(self, function: Callable[..., Any], *args: Any) -> Any:
         """``function(*args)``: initial parameters. ``shapes.ShapesOnly`` gives their shapes instead."""
@@ -99,13 +110,46 @@ class Workspace:
         """Whether the clips come with the rows of a field (``moments``, ``video``) of their prepared set."""
         return bool(self.cfg.data.records) and field in getattr(self.clips("train"), "fields", {})
 
+    def check_encoder(self, stage: str, weights: Mapping[str, np.ndarray]) -> None:
+        """UserError where the clips come with rows of another encoder than the one in ``weights``, by path, of a stage.
+
+        A set that an older version prepared does not say whose they are: it is taken, with a word on stderr.
+        """
+        field = {"vae": "moments", video_stage(self.cfg): "video"}.get(stage)
+        if field is None or field in self._compared or not self.given(field):
+            return
+        from stav2a_jax.data.prepared import same_encoder
+
+        name, known = self.cfg.data.records, getattr(self.clips("train"), "info").get("encoder_digests")  # noqa: B009
+        if known is None and not self._compared:
+            print(
+                f"{name} does not say whose features it stores (an older version prepared it): make sure that they are "
+                "of this run's encoders, or give its stav2a prepare command again, which adds it",
+                file=sys.stderr,
+            )
+        if known is not None and not same_encoder(known, field, weights):
+            kind, option = ("video encoder", "--bundle") if field == "video" else ("VAE", "--vae")
+            raise UserError(
+                f"{name} stores what another {kind} made of its clips than that of stage {stage!r} of {self.root}: "
+                f"prepare it again with {option} of the same weights, or without features (--bundle none --frames jpeg)"
+            )
+        self._compared.add(field)
+
+    def _check_result(self, stage: str) -> None:
+        if self.done(stage):
+            self.check_encoder(stage, read_safetensors(self.root / stage / "params.safetensors"))
+
     def rows(self, split: str, name: str) -> Rows:
-        """'latent' (moments of the VAE) or 'video' (features) of all clips: prepared with them, or derived before."""
+        """'latent' (moments of the VAE) or 'video' (features) of all clips: prepared with them, or derived before.
+
+        Raises UserError as :meth:`check_encoder`.
+        """
         field = {"latent": "moments", "video": "video"}[name]
         if not self.given(field):
             return Derived(self.derived_folder(split), name)
         from stav2a_jax.data.prepared import PreparedClips, PreparedRows
 
+        self._check_result("vae" if name == "latent" else video_stage(self.cfg))
         clips = self.clips(split)
         assert isinstance(clips, PreparedClips)
         return PreparedRows(clips, field)
@@ -143,20 +187,29 @@ class Workspace:
 
     def write_result(self, stage: str, params: Params, record: dict[str, Any]) -> None:
         """The stage is done; arrays derived from an earlier result of it are removed, so that none outlives it."""
-        for path in (self.root / "derived").glob(f"*/{DERIVED.get(stage, stage)}.*"):
-            path.unlink()
+        self.forget_derived(stage)
         save_params(self.root / stage / "params.safetensors", params)
         temporary = self.root / stage / "result.json.part"
         temporary.write_text(json.dumps(record, indent=1))
         os.replace(temporary, self.root / stage / "result.json")
 
+    def forget_derived(self, stage: str) -> None:
+        """Remove what was derived from the result of a stage."""
+        for path in (self.root / "derived").glob(f"*/{DERIVED.get(stage, stage)}.*"):
+            path.unlink()
+
     def model_config(self) -> ModelConfig:
-        """The model config with what earlier stages measured (the latent scale factor) filled in."""
+        """The model config with what earlier stages measured (the latent scale factor) filled in.
+
+        Raises UserError as :meth:`check_encoder`.
+        """
         model, scale = self.cfg.model, None
-        if self.given("moments"):
-            scale = getattr(self.clips("train"), "info")["scale_factor"]  # noqa: B009 (only prepared clips have one)
-        elif self.done("vae"):
+        for stage in ("vae", video_stage(self.cfg)):
+            self._check_result(stage)
+        if self.done("vae"):
             scale = self.result("vae")[1]["scale_factor"]
+        elif self.given("moments"):
+            scale = getattr(self.clips("train"), "info")["scale_factor"]  # noqa: B009 (only prepared clips have one)
         if scale is None:
             return model
         return dataclasses.replace(model, autoencoder=dataclasses.replace(model.autoencoder, scale_factor=float(scale)))

@@ -12,6 +12,7 @@ from stav2a_jax.types import UserError
 from stav2a_jax.video.container import PathLike, best_video, decode_packets, open_container, probe
 
 _GAP = 0.02  # seconds; a shorter hole between audio frames is rounding (Matroska counts milliseconds), not a hole
+_LONGEST_HOLE = 3600.0  # seconds; a longer one, longer than the film too, is a jump of the clock and asks for gigabytes
 
 
 class Audio(NamedTuple):
@@ -59,17 +60,21 @@ def read_channels(path: PathLike) -> Channels:
 
 
 def _read(path: PathLike, last: float) -> Channels:
-    """Decoded up to about ``last`` s. Raises :class:`UserError` without an audio track, or where nothing is in it."""
+    """Decoded up to about ``last`` s.
+
+    Raises :class:`UserError` without an audio track, where nothing is in it, or where its clock jumps.
+    """
     with open_container(path) as container:
         stream = next(iter(container.streams.audio), None)
         if stream is None:
             raise UserError(f"{path}: has no audio track.")
         film = best_video(container) is not None
-        found = None if film else _decode(container, stream, None, last)
+        found = None if film else _decode(container, stream, None, last, _LONGEST_HOLE)
     if found is None:
-        origin = probe(path).start
+        info = probe(path)
         with open_container(path) as container:
-            found = _decode(container, container.streams.audio[0], origin, last)
+            longest = max(_LONGEST_HOLE, info.seconds)
+            found = _decode(container, container.streams.audio[0], info.start, last, longest)
     if not found.samples.size:
         raise UserError(f"{path}: no sound could be decoded from its audio track.")
     return found
@@ -88,10 +93,11 @@ def fit(wave: np.ndarray, count: int) -> np.ndarray:
     return np.pad(wave[:count], [(0, max(0, count - len(wave)))] + [(0, 0)] * (wave.ndim - 1))
 
 
-def _decode(container: Any, stream: Any, origin: float | None, last: float) -> Channels:
-    """Every channel, placed on the clock whose zero is ``origin`` (None: first sample).
+def _decode(container: Any, stream: Any, origin: float | None, last: float, longest: float) -> Channels:
+    """Every channel, placed on the clock whose zero is ``origin`` (None: first sample), holes filled with silence.
 
-    Channels are kept apart because the decoder's own mono down-mix is louder by sqrt(2).
+    Channels are kept apart because the decoder's own mono down-mix is louder by sqrt(2). Raises :class:`UserError` for
+    a hole longer than ``longest`` s.
     """
     chunks: list[np.ndarray] = []
     position, rate, channels, base = 0, 0, 0, 0.0
@@ -103,13 +109,13 @@ def _decode(container: Any, stream: Any, origin: float | None, last: float) -> C
             begin = frame.time if frame.time is not None else origin or 0.0
             base = begin if origin is None else origin
             position = round((begin - base) * rate)
-            chunks.append(np.zeros((channels, max(0, position)), np.float32))
+            chunks.append(_silence(container.name, channels, position, rate, longest))
         if source != (source := (frame.format.name, frame.layout.name, frame.sample_rate)):
             converter = av.AudioResampler(format="fltp", layout=layout, rate=rate)  # broadcasts change in mid-stream
         if frame.time is not None:
             gap = round((frame.time - base) * rate) - position
             if gap > _GAP * rate:
-                chunks.append(np.zeros((channels, max(0, min(gap, gap + position))), np.float32))
+                chunks.append(_silence(container.name, channels, min(gap, gap + position), rate, longest))
                 position += gap
         for piece in converter.resample(frame):
             samples = piece.to_ndarray()
@@ -124,3 +130,9 @@ def _decode(container: Any, stream: Any, origin: float | None, last: float) -> C
         announced = begin - base + float(stream.duration * stream.time_base)
         samples = samples[:, : max(0, round(announced * rate))]
     return Channels(samples, rate, announced)
+
+
+def _silence(path: str, channels: int, count: int, rate: int, longest: float) -> np.ndarray:
+    if count > longest * rate:
+        raise UserError(f"{path}: the time stamps of its sound jump by {count / rate:.0f} s; convert it again.")
+    return np.zeros((channels, max(0, count)), np.float32)

@@ -1,7 +1,8 @@
 """The same steps as an Apache Beam pipeline, written by tensorflow-datasets' own Beam writer, for a cluster.
 
 Needs the extra ``beam``. The functions are those of the local run, so the records are the same; what differs is who
-calls them, and that an interrupted pipeline is for its runner to continue.
+calls them, and that an interrupted pipeline is for its runner to continue. The first of two pipelines looks at the
+clips, the second encodes and writes those that it kept: the writer must not be given a split of which none is left.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,27 +50,24 @@ def prepare_with_beam(
     """
     fields, info = pack.describe(settings, vae)
     context = Context(settings, {}, flow_cache or out / "cache" / "flow")
-    found = {split: [_captioned(row, listed or {}) for row in source.rows if row["split"] == split]
-             for split in sorted({row["split"] for row in source.rows})}  # fmt: skip
+    clips, work = [_captioned(row, listed or {}) for row in source.rows], out / ".beam"
     with locked(out):
         pack.check_name(out, source.name)
-        lost = out / ".dropped"
+        shutil.rmtree(work, ignore_errors=True)  # what a failed run has left
+        with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+            _look(pipeline, clips, context, work)
+        kept = _lines(work, "kept")
+        result = report.Report(len(source.rows), len(kept), source.unlisted, (), _drops(work), {})
+        report.require_clips(out, result)
         splits = {
-            split: functools.partial(PrepareClips, rows, context, vae, str(lost / split))
-            for split, rows in found.items()
+            split: functools.partial(EncodeClips, [row for row in kept if row["split"] == split], settings, vae, work)
+            for split in sorted({row["split"] for row in kept})
         }
         config = tfds.download.DownloadConfig(beam_options=PipelineOptions(options))
         counts = pack.install(out, source.name, digest("beam"), splits, fields, info, download_config=config)
-        drops = [
-            report.Drop(**json.loads(line))
-            for path in sorted(lost.glob("*.jsonl"))
-            for line in path.read_text().splitlines()
-        ]
-        for path in lost.glob("*"):
-            path.unlink()
-        lost.rmdir()
-        result = report.Report(len(source.rows), sum(counts.values()), source.unlisted, (), tuple(drops), {}, counts)
+        result = dataclasses.replace(result, kept=sum(counts.values()), drops=_drops(work), splits=counts)
         report.write(out, result)
+        shutil.rmtree(work)
     return dataclasses.replace(result, made=True)
 
 
@@ -77,46 +76,65 @@ def _captioned(row: Row, listed: Mapping[str, str]) -> tuple[Row, tuple[str, str
     return row, ("", "none") if plain else find_caption(row, listed)
 
 
-class PrepareClips(beam.PTransform):
-    """Rows of one split -> (id, record); dropped clips go to JSON lines at ``lost``-*.jsonl."""
+def _look(pipeline: Any, clips: list[tuple[Row, tuple[str, str]]], context: Context, work: pathlib.Path) -> None:
+    """Rows with their captions -> JSON lines: ``work``/kept-*.jsonl and ``work``/dropped-*.jsonl."""
+    looked = (
+        pipeline
+        | "clips" >> beam.Create(clips)
+        | "spread" >> beam.Reshuffle()
+        | "look" >> beam.ParDo(Look(context)).with_outputs(DROPPED, main="kept")
+    )
+    for name in ("kept", DROPPED):
+        _write(looked[name], work / name)
+
+
+def _write(rows: Any, path: pathlib.Path) -> None:
+    text = rows | f"{path.name} as text" >> beam.Map(json.dumps)
+    _ = text | f"write {path.name}" >> beam.io.WriteToText(str(path), file_name_suffix=".jsonl")
+
+
+def _lines(work: pathlib.Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for path in sorted(work.glob(f"{name}-*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def _drops(work: pathlib.Path) -> tuple[report.Drop, ...]:
+    return tuple(report.Drop(**line) for line in _lines(work, DROPPED))
+
+
+class EncodeClips(beam.PTransform):
+    """Kept rows of one split -> (id, record); a clip that is dropped here goes to ``work``/dropped-SPLIT-*.jsonl."""
 
     def __init__(
         self,
-        rows: list[tuple[Row, tuple[str, str]]],
-        context: Context,
+        rows: list[Row],
+        settings: PrepareSettings,
         vae: pathlib.Path | None,
-        lost: str,
+        work: pathlib.Path,
     ) -> None:
         super().__init__()
-        self.rows, self.context, self.vae, self.lost = rows, context, vae, lost
+        self.rows, self.settings, self.vae, self.work = rows, settings, vae, work
 
     def expand(self, pipeline: Any) -> Any:
-        looked = (
+        batch = self.settings.batch
+        encoded = (
             pipeline
             | "clips" >> beam.Create(self.rows)
             | "spread" >> beam.Reshuffle()
-            | "look" >> beam.ParDo(Look(self.context)).with_outputs(DROPPED, main="kept")
-        )
-        batch = self.context.settings.batch
-        encoded = (
-            looked["kept"]
             | "batch" >> beam.BatchElements(min_batch_size=batch, max_batch_size=batch)
-            | "encode" >> beam.ParDo(Encode(self.context.settings, self.vae)).with_outputs(DROPPED, main="kept")
+            | "encode" >> beam.ParDo(Encode(self.settings, self.vae)).with_outputs(DROPPED, main="kept")
         )
-        _ = (
-            (looked[DROPPED], encoded[DROPPED])
-            | "all dropped" >> beam.Flatten()
-            | "as text" >> beam.Map(json.dumps)
-            | "write dropped" >> beam.io.WriteToText(self.lost, file_name_suffix=".jsonl")
-        )
+        _write(encoded[DROPPED], self.work / f"{DROPPED}-{self.rows[0]['split']}")
         return encoded["kept"]
 
 
 class Look(beam.DoFn):
-    """All steps that look at one clip, one after the other."""
+    """All steps that look at one clip, one after the other; what is kept can be decoded."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
+
+    def setup(self) -> None:
+        self.model: ModelConfig = features.model_config(self.context.settings)
 
     def process(self, element: tuple[Row, tuple[str, str]]) -> Iterator[Any]:
         row, caption = element
@@ -126,7 +144,11 @@ class Look(beam.DoFn):
             if "dropped" in row:
                 yield beam.pvalue.TaggedOutput(DROPPED, _drop(name, row))
                 return
-        yield row
+        loaded, _ = load_row(self.context.settings, self.model, row)
+        if isinstance(loaded, features.Loaded):
+            yield row
+        else:
+            yield beam.pvalue.TaggedOutput(DROPPED, _drop("features", loaded))
 
 
 class Encode(beam.DoFn):

@@ -70,14 +70,17 @@ def model_config(settings: PrepareSettings) -> ModelConfig:
 
 
 def encoders_digest(settings: PrepareSettings, vae: pathlib.Path | None) -> str:
-    """Of all that the features depend on: weights, config and tokenizer, and of what is stored."""
+    """Of all that the features depend on: weights, config and tokenizer, and of what is stored.
+
+    Files are named by what they are for: those of ``vae`` and of the bundle may have one name.
+    """
     stored = [settings.frames, settings.frame_fps, settings.frame_size, settings.sample_rate]
     if settings.bundle is None:
         return digest("features 1", None, stored)
     folder = find_bundle(settings.bundle)
-    files = [folder / name for name in ("config.json", "weights.safetensors", *FILES)]
-    given = [path for path in [*files, *([vae] if vae else [])] if path.is_file()]
-    return digest("features 1", stored, {path.name: file_digest(path) for path in given})
+    files = {name: folder / name for name in ("config.json", "weights.safetensors", *FILES)}
+    given = files | ({"vae": vae} if vae else {})
+    return digest("features 1", stored, {role: file_digest(path) for role, path in given.items() if path.is_file()})
 
 
 def encoder_fields(settings: PrepareSettings, vae: pathlib.Path | None) -> dict[str, Field]:

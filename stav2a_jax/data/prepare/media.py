@@ -80,7 +80,13 @@ def _streams(path: str) -> float:
             raise Dropped("no_video", f"{path} has no video stream")
         if not container.streams.audio:
             raise Dropped("no_audio", f"{path} has no audio track")
-        return float(stream.duration * stream.time_base) if stream.duration else 0.0
+        if stream.duration:
+            return float(stream.duration * stream.time_base)
+        # Matroska and FLV state one end for all streams, and the pictures may well end before the sound
+        start = (container.start_time or 0) / av.time_base
+        stated = (container.duration or 0) / av.time_base - start
+        ends = [float((p.pts + (p.duration or 0)) * p.time_base) for p in container.demux() if p.pts is not None]
+        return stated if max(ends, default=start) - start < stated - _SHORT else 0.0
 
 
 def onset_sound(row: Row) -> np.ndarray:

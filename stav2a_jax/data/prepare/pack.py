@@ -12,10 +12,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from stav2a_jax.bundle import find_bundle
 from stav2a_jax.data.prepare import features
 from stav2a_jax.data.prepare.report import Report
 from stav2a_jax.data.prepare.settings import PrepareSettings
 from stav2a_jax.data.prepare.store import digest, file_digest, read_chunk, read_header, write_atomic
+from stav2a_jax.data.prepared import digests_of_files
 from stav2a_jax.data.records import BASE, FRAMES, Field, example
 from stav2a_jax.tensors import Tensors, read_safetensors
 from stav2a_jax.types import UserError
@@ -25,25 +27,22 @@ def pack(
     out: pathlib.Path,
     name: str,
     chunks: int,
-    settings: PrepareSettings,
+    fields: dict[str, Field],
+    info: dict[str, Any],
     report: Report,
-    vae: pathlib.Path | None = None,
 ) -> Report:
     """Write ``out``/NAME/VERSION and ``out``/manifest.json, unless they are there and made of the same chunks.
 
-    Raises UserError where no clip is left, or a file of a step is damaged.
+    ``fields`` and ``info`` are :func:`describe`'s. Raises UserError where a file of a step is damaged.
     """
     steps = out / "steps" / "features"
     paths = [steps / f"{number:06d}.jsonl" for number in range(chunks)]
     headers = [header for path in paths if (header := read_header(path)) is not None]
-    key = digest("pack 1", name, [(h.sha256, h.arrays) for h in headers])
+    key = digest("pack 2", name, [(h.sha256, h.arrays) for h in headers], fields, info)
     done = read_manifest(out)
     if done and done["key"] == key and not problems(out, done, checksums=False):
         return dataclasses.replace(report, splits=done["splits"], made=False)
-    if not report.kept:
-        raise UserError(f"no clip is left of {report.asked}: {report.reasons()}.")
     splits = sorted({row["split"] for path in paths for row in read_chunk(path, kept_only=True)})
-    fields, info = describe(settings, vae)
     given = {split: functools.partial(examples, paths, split) for split in splits}
     return dataclasses.replace(report, splits=install(out, name, key, given, fields, info), made=True)
 
@@ -105,7 +104,7 @@ def _arrays(path: pathlib.Path) -> Tensors:
 
 
 def describe(settings: PrepareSettings, vae: pathlib.Path | None) -> tuple[dict[str, Field], dict[str, Any]]:
-    """(fields of the records, metadata of the set)."""
+    """(fields of the records, metadata of the set). Raises UserError as ``features.encoder_fields`` does."""
     model = features.model_config(settings)
     stored = FRAMES if settings.frames != "none" else {}
     info = {
@@ -117,17 +116,28 @@ def describe(settings: PrepareSettings, vae: pathlib.Path | None) -> tuple[dict[
         "encoders": features.encoders_digest(settings, vae),
         "settings": dataclasses.asdict(settings),
     }
-    return {**BASE, **features.encoder_fields(settings, vae), **stored}, info
+    encoded = features.encoder_fields(settings, vae)
+    if settings.bundle is not None:
+        info["encoder_digests"] = digests_of_files(find_bundle(settings.bundle) / "weights.safetensors", vae)
+    return {**BASE, **encoded, **stored}, info
 
 
 def read_manifest(out: pathlib.Path) -> dict[str, Any] | None:
-    """manifest.json of a prepared folder, None where there is none."""
+    """manifest.json of a prepared folder, None where there is none. Raises UserError where it is damaged."""
+    path = out / "manifest.json"
     try:
-        return json.loads((out / "manifest.json").read_text())
-    except FileNotFoundError:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except ValueError as error:
-        raise UserError(f"{out / 'manifest.json'} is damaged ({error}); delete it and prepare again.") from None
+        raise UserError(f"{path} is damaged ({error}); delete it and prepare again.") from None
+    kinds = {"key": str, "set": str, "splits": dict, "files": dict}
+    whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
+    if not whole or not all(isinstance(f, dict) and {"bytes", "sha256"} <= f.keys() for f in found["files"].values()):
+        raise UserError(f"{path} is damaged (not a set's manifest); delete it and prepare again.")
+    return found
 
 
 def check_name(out: pathlib.Path, name: str) -> None:

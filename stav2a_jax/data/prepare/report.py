@@ -11,6 +11,7 @@ import pathlib
 from stav2a_jax.data.prepare.source import Source
 from stav2a_jax.data.prepare.steps import REASONS, STEPS
 from stav2a_jax.data.prepare.store import read_chunk, read_header, write_atomic
+from stav2a_jax.types import UserError
 
 NAMES = (*STEPS, "features")
 
@@ -71,6 +72,13 @@ def collect(folder: pathlib.Path, sizes: list[int], source: Source) -> Report:
     return Report(
         len(source.rows), steps[-1].kept, source.unlisted, tuple(steps), tuple(drops), dict(captions.most_common())
     )
+
+
+def require_clips(out: pathlib.Path, report: Report) -> None:
+    """UserError where no clip is left, with the report written: it says why."""
+    if not report.kept:
+        write(out, report)
+        raise UserError(f"no clip is left of {report.asked}: {report.reasons()}; see {out / 'dropped.csv'}.")
 
 
 def write(out: pathlib.Path, report: Report) -> None:

@@ -36,29 +36,40 @@ class Source(NamedTuple):
 
 
 def from_vggsound(listing: pathlib.Path, folder: pathlib.Path, limit: int | None = None) -> Source:
-    """VGGSound's csv (YouTube id, start in seconds, label, split; no header) and the folder with what one has of it.
+    """VGGSound's csv (YouTube id, start in seconds, label, split) and the folder with what one has of it.
 
-    Files may lie in subfolders and be named ID_000030, ID_30, ID_30_40, ID_30000_40000 or ID (any of SUFFIXES).
+    Files may lie in subfolders and be named ID_000030, ID_30, ID_30_40, ID_30000_40000 or, where the list has one start
+    of it, ID (any of SUFFIXES). The first ``limit`` lines are taken; the others still say which files are listed.
     Raises UserError for an absent or empty list or folder.
     """
-    files, rows, seen = _index(folder), [], set()
-    used: set[pathlib.Path] = set()
-    for number, cells in enumerate(_csv_rows(listing, limit), 1):
+    files, rows = _index(folder), []
+    starts: dict[str, set[int]] = {}
+    for number, cells in _csv_rows(listing):
         row = _vggsound_row(cells, number)
-        if "trouble" not in row and row["id"] in seen:
-            row["trouble"] = ("duplicate", f"line {number}: {row['id']} was listed before")
         if "trouble" not in row:
-            seen.add(row["id"])
-            found = next((files[name] for name in file_names(row["youtube"], row["start"]) if name in files), None)
-            if found is None:
-                row["trouble"] = ("missing", f"no file {row['id']}.* in the folder")
-            else:
-                used.add(found)
-                row["path"] = str(found)
+            known = starts.setdefault(row["youtube"], set())
+            if row["start"] in known:
+                row["trouble"] = ("duplicate", f"line {number}: {row['id']} was listed before")
+            known.add(row["start"])
         rows.append(row)
     if not rows:
         raise UserError(f"{listing} lists no clip; expected lines like 'id,start,label,split'.")
-    return Source("vggsound", rows, len(files) - len(used))
+    used = {_find(row, files, starts[row["youtube"]]) for row in rows if "trouble" not in row}
+    return Source("vggsound", rows[:limit], len(files) - len(used - {None}))
+
+
+def _find(row: Row, files: dict[str, pathlib.Path], starts: set[int]) -> pathlib.Path | None:
+    """The file named as the row says; the row gets its path, or a trouble. starts: all that the list has of its id."""
+    names = file_names(row["youtube"], row["start"])
+    found = next((files[name] for name in names if name in files), None)
+    if found is None:
+        row["trouble"] = ("missing", f"no file {row['id']}.* in the folder")
+    elif found.stem == row["youtube"] and len(starts) > 1:  # else several clips would have the same sound
+        detail = f"{found.name} does not say which of the {len(starts)} starts that the list has of it is meant"
+        row["trouble"] = ("missing", f"no file {row['id']}.* in the folder; {detail}")
+    else:
+        row["path"] = str(found)
+    return found
 
 
 def file_names(youtube: str, start: int) -> list[str]:
@@ -68,22 +79,27 @@ def file_names(youtube: str, start: int) -> list[str]:
     return [*(f"{youtube}_{n}" for n in numbers), youtube]
 
 
-def _csv_rows(listing: pathlib.Path, limit: int | None) -> Iterator[list[str]]:
+def _csv_rows(listing: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number in the file, cells) of every line but comments and a header."""
     try:
         with open(listing, newline="", encoding="utf-8-sig") as file:
-            count = 0
-            for cells in csv.reader(file):
-                header = count == 0 and [c.strip().lower() for c in cells[1:2]] in (["start"], ["start seconds"])
-                if not cells or cells[0].startswith("#") or header:
+            reader, first = csv.reader(file), True
+            for cells in reader:
+                if not cells or cells[0].startswith("#"):
                     continue
-                if limit is not None and count >= limit:
-                    return
-                count += 1
-                yield [cell.strip() for cell in cells]
+                cells = [cell.strip() for cell in cells]
+                if not (first and _is_header(cells)):
+                    yield reader.line_num, cells
+                first = False
     except FileNotFoundError:
         raise UserError(f"{listing}: no such file; give VGGSound's csv.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{listing} cannot be read as csv ({error}).") from None
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Whether a column is named as no clip's could be: 'youtube_id,start_seconds,label,split'."""
+    return any(cell.lower().startswith("start") for cell in cells[1:2]) or cells[-1].lower() == "split"
 
 
 def _vggsound_row(cells: list[str], number: int) -> Row:
@@ -94,11 +110,11 @@ def _vggsound_row(cells: list[str], number: int) -> Row:
     youtube, start, label, split = cells
     if not _YOUTUBE.fullmatch(youtube):
         return _bad(name, f"line {number}: {youtube!r} is no YouTube id")
-    if not re.fullmatch(r"\d{1,6}", start):
+    if not re.fullmatch(r"\d{1,6}(\.0*)?", start):
         return _bad(name, f"line {number}: the start {start!r} is no number of seconds")
     if split.lower() not in SPLITS:
         return _bad(name, f"line {number}: unknown split {split!r}")
-    seconds = int(start)
+    seconds = int(float(start))
     return {
         "id": f"{youtube}_{seconds:06d}",
         "youtube": youtube,
@@ -127,13 +143,19 @@ def _rank(path: pathlib.Path) -> int:
 
 
 def _videos(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Video files (or what is named like one) of a folder and its subfolders, in alphabetical order."""
+    """Video files (or what is named like one) of a folder and its subfolders, in alphabetical order.
+
+    Links to folders are entered, unless they lead to a folder in which they lie.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of the videos.")
-    for place, folders, files in os.walk(folder):
-        folders.sort()
+    above = {os.fspath(folder): {os.path.realpath(folder)}}  # place -> itself and the folders around it, without links
+    for place, folders, files in os.walk(folder, followlinks=True):
+        around = above.pop(place)
         named = [n for n in folders if n.lower().endswith(SUFFIXES)]
-        folders[:] = [n for n in folders if not n.startswith(".") and n not in named]
+        real = {n: os.path.realpath(os.path.join(place, n)) for n in folders}
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n not in named and real[n] not in around)
+        above |= {os.path.join(place, n): around | {real[n]} for n in folders}
         for name in sorted([*files, *named]):
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 yield pathlib.Path(place, name)
@@ -168,14 +190,14 @@ def from_folder(folder: pathlib.Path, limit: int | None = None) -> Source:
     return Source("vggsound", rows, 0)
 
 
-def from_foley(counts: Iterable[tuple[str, int]], seed: int) -> Source:
-    """Generated clips: (split, how many) of each split wanted."""
+def from_foley(counts: Iterable[tuple[str, int]], seed: int, limit: int | None = None) -> Source:
+    """Generated clips: (split, how many) of each split wanted; only the first ``limit`` of all."""
     rows = [
         {"id": f"foley_{seed}_{split}_{i:06d}", "split": split, "label": "", "start": 0, "generated": [seed, split, i]}
         for split, count in counts
         for i in range(count)
     ]
-    return Source("foley", rows, 0)
+    return Source("foley", rows[:limit], 0)
 
 
 def stamped(row: Row) -> Row:

@@ -9,21 +9,23 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import av
+import numpy as np
 
 from stav2a_jax.audio.onsets import ANALYSIS_RATE, onset_times
 from stav2a_jax.data.prepare import media
 from stav2a_jax.data.prepare.media import Dropped
 from stav2a_jax.data.prepare.settings import PrepareSettings
+from stav2a_jax.data.prepare.source import stamped
 from stav2a_jax.data.prepare.speech import speech_word, word_list
 from stav2a_jax.data.prepare.store import Row
 from stav2a_jax.metrics.align import released_av_align
-from stav2a_jax.metrics.flow_cache import flow_peaks
+from stav2a_jax.metrics.flow_cache import CacheError, flow_peaks
 from stav2a_jax.types import UserError
 
 REASONS = {
     "bad_name": "the line of the list, or the file's name, cannot be used",
     "duplicate": "listed twice",
-    "missing": "no file of it in the folder",
+    "missing": "no file in the folder that is surely its own",
     "not_a_file": "a folder or the like has its name",
     "empty": "zero bytes",
     "unreadable": "no video, or damaged, or neither picture nor sound can be decoded",
@@ -37,7 +39,7 @@ REASONS = {
     "speech": "the caption speaks of human speech",
     "av_align": "AV-Align below the limit",
     "no_events": "AV-Align is undefined: neither sound nor picture has a peak",
-    "failed": "an error of the program; please report it",
+    "failed": "an error of the machine or the program, tried again by the next run; please report it if it stays",
 }
 """Every reason for which a clip is dropped."""
 
@@ -91,13 +93,28 @@ def onsets(row: Row, context: Context) -> Row:
     return {**row, "onsets": onset_times(wave, ANALYSIS_RATE).tolist()}
 
 
+def compile_onsets() -> None:
+    """Have librosa's functions compiled and cached on disk, before several processes ask for them at once.
+
+    Processes that compile them at the same moment can leave a cache that crashes all that read it (numba 0.68).
+    """
+    click = np.zeros(ANALYSIS_RATE, np.float32)
+    click[ANALYSIS_RATE // 2] = 1.0
+    onset_times(click, ANALYSIS_RATE)
+
+
 def align(row: Row, context: Context) -> Row:
-    """Adds av_align (None where it is not asked for, or undefined); drops clips below the limit (PAPER sec. 5)."""
+    """Adds av_align (None where it is not asked for, or undefined); drops clips below the limit (PAPER sec. 5).
+
+    Raises CacheError.
+    """
     settings = context.settings
     if settings.av_align == "skip" or "generated" in row:
         return {**row, "av_align": None}
     try:
         peaks, fps = flow_peaks(row["path"], context.flow_cache, settings.flow)
+    except CacheError:
+        raise
     except (UserError, av.error.FFmpegError) as error:
         raise Dropped("unreadable", str(error)) from None
     score = released_av_align(row["onsets"], peaks, fps)
@@ -110,8 +127,8 @@ def align(row: Row, context: Context) -> Row:
 
 
 STEPS: dict[str, Step] = {
-    "probe": Step(probe, ("min_seconds", "max_seconds", "max_pixels", "frame_size", "frame_fps")),
-    "captions": Step(caption),
+    "probe": Step(probe, ("min_seconds", "max_seconds", "max_pixels", "frame_size", "frame_fps"), version=2),
+    "captions": Step(caption, version=2),
     "speech": Step(speech, ("drop_speech",)),
     "onsets": Step(onsets),
     "align": Step(align, ("av_align", "min_av_align", "flow")),
@@ -127,16 +144,35 @@ def settings_key(name: str, settings: PrepareSettings) -> list[Any]:
 
 
 def attempt(run: StepFn, row: Row, context: Context) -> Row:
-    """The step's row, or the clip's end with its reason. What nobody foresaw ends this clip, not the whole run."""
+    """The step's row, or the clip's end with its reason. What nobody foresaw ends this clip, not the whole run.
+
+    Raises CacheError: a folder that cannot be written would end every clip.
+    """
     try:
         return run(row, context)
-    except Dropped as reason:
-        return dropped(row, reason.reason, reason.detail)
-    except (MemoryError, KeyboardInterrupt):
+    except CacheError:
         raise
     except Exception as error:
+        return ended(row, error)
+
+
+def ended(row: Row, error: Exception) -> Row:
+    """The end of a clip by an exception, MemoryError too: :class:`Dropped` has a reason, anything else is 'failed'."""
+    if not isinstance(error, Dropped):
         return dropped(row, "failed", f"{type(error).__name__}: {error}")
+    end = dropped(row, error.reason, error.detail)
+    changed = "stamp" in row and stamped(row) != row  # as when a disk goes away in mid-run
+    return {**end, "again": True} if changed or _of_the_machine(error) else end
+
+
+def _of_the_machine(error: BaseException | None) -> bool:
+    """Whether an exception goes back to the machine (no permission, a disk's error, no memory), not to the clip."""
+    while error is not None and not isinstance(error, (OSError, MemoryError)):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def dropped(row: Row, reason: str, detail: str) -> Row:
-    return {"id": row["id"], "split": row["split"], "dropped": {"reason": reason, "detail": detail}}
+    """The end of a clip; what has failed is tried again by the next run."""
+    end: Row = {"id": row["id"], "split": row["split"], "dropped": {"reason": reason, "detail": detail}}
+    return {**end, "again": True} if reason == "failed" else end

@@ -18,13 +18,17 @@ from typing import Any, NamedTuple
 from stav2a_jax.types import UserError
 
 Row = dict[str, Any]
-"""A clip: ``id``, ``split``, and what the steps found out; ``dropped`` = {reason, detail} ends its way."""
+"""A clip: ``id``, ``split``, and what the steps found out; ``dropped`` = {reason, detail} ends its way.
+
+``again``: it was dropped by what may be mended (the machine, the program), so the next run tries it again.
+"""
 
 
 class Header(NamedTuple):
     """First line of a chunk's file. sha256: of its other lines; arrays: of the file of arrays beside it, if any.
 
-    seconds: processor seconds that the chunk took; kept, dropped: numbers of clips.
+    seconds: processor seconds that the chunk took; kept, dropped: numbers of clips; again: of the dropped ones that
+    the next run tries again.
     """
 
     key: str
@@ -33,6 +37,7 @@ class Header(NamedTuple):
     dropped: int
     seconds: float
     arrays: str = ""
+    again: int = 0
 
 
 def digest(*parts: Any) -> str:
@@ -46,25 +51,37 @@ def file_digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomic(path: pathlib.Path, data: bytes) -> None:
-    """Write a file under a temporary name, force it to disk, and put it in its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """UserError where ``path`` cannot be written: a full disk ends a run, and is no clip's fault."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be written ({reason}); make room, or choose another --out.") from None
+
+
+def write_atomic(path: pathlib.Path, data: bytes) -> None:
+    """Write a file under a temporary name, force it to disk, and put it in its place. Raises UserError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_chunk(path: pathlib.Path, key: str, rows: list[Row], seconds: float, arrays: str = "") -> Header:
     """Write the rows of a chunk; where it has arrays, their file must be there already."""
     body = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    dropped = sum("dropped" in row for row in rows)
-    header = Header(key, hashlib.sha256(body).hexdigest(), len(rows) - dropped, dropped, round(seconds, 4), arrays)
+    dropped, again = (sum(name in row for row in rows) for name in ("dropped", "again"))
+    sha256 = hashlib.sha256(body).hexdigest()
+    header = Header(key, sha256, len(rows) - dropped, dropped, round(seconds, 4), arrays, again)
     write_atomic(path, json.dumps(header._asdict()).encode() + b"\n" + body)
     return header
 

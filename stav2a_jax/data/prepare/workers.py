@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import collections
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -20,7 +20,10 @@ class Crashed:
 
 
 class Workers:
-    """``count`` spawned processes with one thread for OpenCV each; with a count of 1 all is done in this process.
+    """``count`` spawned processes with one thread for OpenCV each. Even one is spawned, because it may crash.
+
+    With 0 all is done in this process, for a debugger or a test; there a crash ends the run. A script that spawns needs
+    ``if __name__ == "__main__":``.
 
     A context manager. Leaving it, by an exception too, ends the processes at once; a process also ends when the one
     that started it is killed.
@@ -32,7 +35,7 @@ class Workers:
 
     def __enter__(self) -> Workers:
         self._threads = cv2.getNumThreads()
-        if self.count == 1:
+        if not self.count:
             cv2.setNumThreads(1)
         return self
 
@@ -43,26 +46,42 @@ class Workers:
     def each(self, run: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """(place of the item, run(item)) in the order in which they are done; :class:`Crashed` for a crash.
 
-        ``run`` and the items are sent to the processes. What ``run`` raises is raised here.
+        ``run`` and the items are sent to the processes. What ``run`` raises is raised here. After a crash the items
+        that were in hand, one of which did it, are done one at a time, and the others in all processes again.
         """
-        if self.count == 1:
+        if not self.count:
             yield from ((i, run(item)) for i, item in enumerate(items))
             return
-        left = set(range(len(items)))
-        with contextlib.suppress(BrokenProcessPool):
-            futures = {self._start().submit(run, item): i for i, item in enumerate(items)}
-            for future in as_completed(futures):
-                result = future.result()
-                left.discard(futures[future])
-                yield futures[future], result
-            return
-        self._stop()
-        for i in sorted(left):  # whoever crashed the pool is among them: one by one
+        left = collections.deque(range(len(items)))
+        running: dict[Future[Any], int] = {}
+        while left or running:
+            broken = False
             try:
-                yield i, self._start().submit(run, items[i]).result()
+                while left and len(running) <= self.count:  # one more than can run, so that none has to wait
+                    future = self._start().submit(run, items[left[0]])
+                    running[future] = left.popleft()
             except BrokenProcessPool:
+                broken = True
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            if broken or any(isinstance(future.exception(), BrokenProcessPool) for future in done):
                 self._stop()
-                yield i, Crashed()
+                done = set(running)  # all that was handed out has ended, well or not
+            suspects = []
+            for future in done:
+                place = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    suspects.append(place)
+                else:
+                    yield place, future.result()
+            for place in sorted(suspects):
+                yield place, self._alone(run, items[place])
+
+    def _alone(self, run: Callable[[Any], Any], item: Any) -> Any:
+        try:
+            return self._start().submit(run, item).result()
+        except BrokenProcessPool:
+            self._stop()
+            return Crashed()
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:

@@ -7,7 +7,7 @@ contrasts segments, and at 25 features per second a segment is a frame).
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from stav2a_jax import parallel
 from stav2a_jax.audio.mel import log_mel
 from stav2a_jax.data.batches import Piece, order_of
 from stav2a_jax.data.cache import has_derived, write_derived
+from stav2a_jax.data.clips import ids_digest
 from stav2a_jax.models.cavp import VideoEncoder, calibrated, is_statistic
 from stav2a_jax.models.cnn14 import SpecEncoder
 from stav2a_jax.models.system import dtype_of, encode_video
@@ -145,19 +146,19 @@ def derive_features(ws: Workspace, stage: str) -> None:
     """Write the video features of all clips, from the encoder that ``stage`` left, once; prepared clips have them."""
     if ws.given("video"):
         return
+    params, _ = ws.result(stage)
+    for split in ("train", "valid"):
+        folder, clips = ws.derived_folder(split), ws.clips(split)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not has_derived(folder, "video", len(clips), ids_digest(clips)):
+            write_derived(folder, "video", _features(ws, params, split), ids_digest(clips))
+
+
+def _features(ws: Workspace, params: Params, split: str) -> Iterator[np.ndarray]:
+    """Video features (frames, D) of every whole clip, one by one, with some still frames behind its end."""
     from rich.progress import track
 
-    params, _ = ws.result(stage)
-    encode = jax.jit(VideoEncoder(ws.cfg.model.video).apply)
-    for split in ("train", "valid"):
-        folder, cache = ws.derived_folder(split), ws.clips(split)
-        folder.mkdir(parents=True, exist_ok=True)
-        if has_derived(folder, "video", len(cache)):
-            continue
-        rows = []
-        for i in track(range(len(cache)), f"features of {split} clips"):
-            frames = cache.records[i]["frames"]
-            padded = -(-(frames + 8) // 32) * 32  # some still frames behind the end
-            video = cache.video(i, 0, padded)
-            rows.append(np.asarray(encode({"params": params["video"]}, video[None]))[0])
-        write_derived(folder, "video", rows)
+    encode, clips = jax.jit(VideoEncoder(ws.cfg.model.video).apply), ws.clips(split)
+    for i in track(range(len(clips)), f"features of {split} clips"):
+        padded = -(-(clips.records[i]["frames"] + 8) // 32) * 32
+        yield np.asarray(encode({"params": params["video"]}, clips.video(i, 0, padded)[None]))[0]

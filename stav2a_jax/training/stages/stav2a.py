@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stav2a_jax import parallel
-from stav2a_jax.config import Config, LossConfig, ModelConfig
+from stav2a_jax.config import LossConfig, ModelConfig
 from stav2a_jax.data.batches import Piece
 from stav2a_jax.diffusion.loss import draw, loss_at
 from stav2a_jax.diffusion.schedule import Schedule, make_schedule
@@ -38,6 +38,7 @@ from stav2a_jax.training.stages.onset import init_local
 from stav2a_jax.training.stages.t2a import DROP_TEXT, coin, encode_captions, sample_latent
 from stav2a_jax.training.stages.vae import derive_latents
 from stav2a_jax.training.workspace import Workspace
+from stav2a_jax.training.workspace import video_stage as video_stage
 from stav2a_jax.types import Batch, Conditioning, Params
 
 DROP_GLOBAL, DROP_LOCAL = 103, 104
@@ -102,11 +103,6 @@ def build(ws: Workspace) -> Stage:
         show=show if sample else None,
         kept=kept,
     )
-
-
-def video_stage(cfg: Config) -> str:
-    """The stage whose video encoder is the model's."""
-    return "onset" if cfg.loss.onset_trains_video and cfg.recipe.local == "onset" else "cavp"
 
 
 def make_loss(cfg: LossConfig, model: ModelConfig, null: tuple[np.ndarray, np.ndarray]) -> Callable[..., Loss]:

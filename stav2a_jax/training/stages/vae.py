@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from stav2a_jax import parallel
 from stav2a_jax.audio.mel import log_mel
 from stav2a_jax.data.batches import Piece
 from stav2a_jax.data.cache import has_derived, write_derived
+from stav2a_jax.data.clips import ids_digest
 from stav2a_jax.models.autoencoder import Autoencoder, kl
 from stav2a_jax.models.system import dtype_of
 from stav2a_jax.nn.call import apply
@@ -59,13 +60,15 @@ def build(ws: Workspace) -> Stage:
 
 def _measure(ws: Workspace, params: Params) -> dict[str, Any]:
     """The latent scale factor: 1 / std of the latents, as AudioLDM takes it from its first batch."""
-    moments = encode_clips(ws, params, "valid")
-    mean = np.concatenate([m[..., : m.shape[-1] // 2].reshape(-1) for m in moments])
-    return {"scale_factor": float(1.0 / mean.std())}
+    count = total = squares = 0.0
+    for moments in encode_clips(ws, params, "valid"):
+        mean = moments[..., : moments.shape[-1] // 2].astype(np.float64)
+        count, total, squares = count + mean.size, total + mean.sum(), squares + np.square(mean).sum()
+    return {"scale_factor": float((squares / count - (total / count) ** 2) ** -0.5)}
 
 
-def encode_clips(ws: Workspace, params: Params, split: str) -> list[np.ndarray]:
-    """Moments (frames, bins, 2 * channels) of every whole clip with a tail of silence behind it."""
+def encode_clips(ws: Workspace, params: Params, split: str) -> Iterator[np.ndarray]:
+    """Moments (frames, bins, 2 * channels) of every whole clip, one by one, with a tail of silence behind it."""
     from rich.progress import track
 
     spec, cache = ws.cfg.model.latent, ws.clips(split)
@@ -77,14 +80,12 @@ def encode_clips(ws: Workspace, params: Params, split: str) -> list[np.ndarray]:
         posterior = apply(model, p, mel, method="encode")
         return jnp.concatenate([posterior.mean, posterior.logvar], axis=-1)
 
-    out = []
     for i in track(range(len(cache)), f"encoding {split} clips"):
         frames = int(np.ceil(cache.records[i]["seconds"] * spec.frames_per_second))
         # At least one second of silence behind the end, so that the row held there is silence; few shapes to compile.
         padded = -(-(frames + 25) // 32) * 32
         wave = cache.wave(i, 0, padded * per_frame)
-        out.append(np.asarray(encode(params["autoencoder"], wave[None]))[0])
-    return out
+        yield np.asarray(encode(params["autoencoder"], wave[None]))[0]
 
 
 def derive_latents(ws: Workspace) -> None:
@@ -93,7 +94,7 @@ def derive_latents(ws: Workspace) -> None:
         return
     params, _ = ws.result("vae")
     for split in ("train", "valid"):
-        folder = ws.derived_folder(split)
+        folder, clips = ws.derived_folder(split), ws.clips(split)
         folder.mkdir(parents=True, exist_ok=True)
-        if not has_derived(folder, "latent", len(ws.clips(split))):
-            write_derived(folder, "latent", encode_clips(ws, params, split))
+        if not has_derived(folder, "latent", len(clips), ids_digest(clips)):
+            write_derived(folder, "latent", encode_clips(ws, params, split), ids_digest(clips))
