@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from stav2a_jax.ablation import Ladder, markdown
-from stav2a_jax.ablation.ladder import Trainer
+from stav2a_jax.ablation.ladder import OWN, Trainer
 from stav2a_jax.ablation.table import Heard, cells, steps
 from stav2a_jax.cli import main
 
@@ -73,7 +73,7 @@ def test_the_command_trains_samples_and_goes_on_where_it_stopped(small, tmp_path
         (rows / f"{name}.py").unlink()
     batches = [f"stages.{stage}.batch_size=4" for stage in small.STAGES]  # the tests have four devices
     sets = [*small.assignments(), "data.min_av_align=0.0", "data.valid_clips=4", *batches]
-    words = [w for text in sets for w in ("--set", text)]
+    words = [w for text in sets if text.split("=")[0] not in OWN for w in ("--set", text)]
     folders = ["--config-dir", str(rows), "--out", str(tmp_path / "out")]
     table = ["--cache", str(tmp_path / "cache"), "--table", str(tmp_path / "table.md")]
     sizes = ["--seeds", "0", "--steps", "2", "--clips", "2", "--seconds", "2", "--sampling-steps", "1"]
