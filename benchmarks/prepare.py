@@ -105,9 +105,9 @@ def stav2a() -> list[str]:
 
 
 def command(folder: pathlib.Path, out: str, *more: str) -> list[str]:
-    given = ["--csv", "vggsound.csv", "--videos", "videos", "--captions", "captions.csv"]
-    named = [*given[:1], str(folder / given[1]), given[2], str(folder / given[3]), given[4], str(folder / given[5])]
-    return [*stav2a(), "prepare", *named, "--out", str(folder / out), "--av-align", "measure", *more]
+    places = {"--csv": "vggsound.csv", "--videos": "videos", "--captions": "captions.csv", "--out": out}
+    named = [word for option, name in places.items() for word in (option, str(folder / name))]
+    return [*stav2a(), "prepare", *named, "--av-align", "measure", *more]
 
 
 def timed(argv: list[str]) -> tuple[float, float, str]:
